@@ -1,0 +1,1 @@
+"""Vectors or rankings in, named numbers out."""

@@ -1,0 +1,1 @@
+"""A model in, something to run or to publish out."""
