@@ -1,0 +1,1 @@
+"""What training minimises: sentence-transformers' losses by name, with masks and learnable temperatures."""
