@@ -1,0 +1,1 @@
+"""What turns files into rows, and rows into batches."""
