@@ -283,9 +283,9 @@ def _to_srgb(colour: Image.Image, image: Image.Image) -> Image.Image:
     if profile and len(profile) <= _LONGEST_PROFILE and colour.mode in _PROFILE_SPACES:
         transform = _profile_transform(bytes(profile), colour.mode)
         if transform is not None:
-            return ImageCms.applyTransform(colour, transform)
+            return transform.apply(colour)
     if colour.mode == "LAB":
-        return ImageCms.applyTransform(colour, _lab_transform())
+        return _lab_transform().apply(colour)
     return colour if colour.mode == "RGB" else colour.convert("RGB")
 
 
