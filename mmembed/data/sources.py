@@ -109,7 +109,7 @@ def find_files(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[st
     if not isinstance(path, (str, os.PathLike)):
         if not path:
             raise DataError("an empty list of files; name at least one")
-        return [file for one in path for file in find_files(one)]
+        return _one_format([file for one in path for file in find_files(one)])
     path = os.fspath(path)
     try:
         if os.path.isdir(path):
@@ -120,7 +120,7 @@ def find_files(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[st
             files = sorted(glob.glob(path, recursive=True))
             if not files:
                 raise DataError("no file matches; check the folder and the pattern", file=path)
-            return [file for one in files for file in find_files(one)]
+            return _one_format([file for one in files for file in find_files(one)])
         if not os.path.exists(path):
             folder = os.path.dirname(path) or "."
             there = os.listdir(folder) if os.path.isdir(folder) else []
@@ -132,6 +132,13 @@ def find_files(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[st
         raise DataError(f"cannot be read: {error}", file=path) from None
     _extension(path)
     return [path]
+
+
+def _one_format(files: list[str]) -> list[str]:
+    extensions = sorted({os.path.splitext(file)[1].lower() if os.path.isfile(file) else "folder" for file in files})
+    if len(extensions) > 1:
+        raise DataError(f"files of several formats {extensions} at once; read each by itself", file=files[0])
+    return files
 
 
 def _files_of_folder(folder: str) -> list[str]:

@@ -27,8 +27,8 @@ def split_bucket(value: str | int, *, salt: str = "split") -> int:
 def split_by_group(
     items: Dataset,
     *,
-    test_percent: float = 20,
-    validation_percent: float = 0,
+    test_percent: int = 20,
+    validation_percent: int = 0,
     by: str = "group",
     salt: str = "split",
 ) -> dict[str, Dataset]:
@@ -114,14 +114,18 @@ def split_leaks(splits: Mapping[str, Dataset], *, show_progress_bar: bool = True
         [SplitLeak(kind='text', splits=('train', 'test'), ids=(['a'], ['b']))]
     """
     keys = {name: items_keys(split, show_progress_bar=show_progress_bar) for name, split in splits.items()}
+    ids = {name: split["id"][:] for name, split in splits.items()}
     leaks = []
-    for first, second in combinations(splits, 2):
-        for column, kind in enumerate(("group", "text", "image")):
-            shared = np.intersect1d(keys[first][:, column], keys[second][:, column])
-            for key in shared[shared != 0].tolist():
-                rows = [np.flatnonzero(keys[name][:, column] == key)[:10].tolist() for name in (first, second)]
-                ids = tuple(
-                    splits[name].select(these)["id"][:] for name, these in zip((first, second), rows, strict=True)
-                )
-                leaks.append(SplitLeak(kind=kind, splits=(first, second), ids=ids))
+    for column, kind in enumerate(("group", "text", "image")):
+        # Rows in the order of their keys: the rows of one key are then a slice.
+        orders = {name: np.argsort(keys[name][:, column], kind="stable") for name in splits}
+        in_order = {name: keys[name][order, column] for name, order in orders.items()}
+        for first, second in combinations(splits, 2):
+            shared = np.intersect1d(in_order[first], in_order[second])
+            for key in shared[shared != 0]:
+                both = []
+                for name in (first, second):
+                    begin, end = np.searchsorted(in_order[name], [key, key + 1])
+                    both.append([ids[name][row] for row in orders[name][begin : min(end, begin + 10)]])
+                leaks.append(SplitLeak(kind=kind, splits=(first, second), ids=(both[0], both[1])))
     return leaks

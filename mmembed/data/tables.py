@@ -177,8 +177,13 @@ class TableBuilder:
         """
         types = {**self.types, **(numbers or {})}
         order = [name for name in features if name in types] + [name for name in types if name not in features]
-        inferred = Features.from_arrow_schema(pa.schema([(name, types[name]) for name in order]))
-        inferred.update({name: features[name] for name in order if name in features})
+        inferred = Features()
+        for name in order:
+            try:
+                feature = features.get(name) or Features.from_arrow_schema(pa.schema([(name, types[name])]))[name]
+            except (ValueError, NotImplementedError) as error:
+                raise ColumnFault(f"column {name!r}: {error}") from None
+            inferred[name] = feature
         target = inferred.arrow_schema
         info = DatasetInfo(features=inferred)
         if not self._parts:

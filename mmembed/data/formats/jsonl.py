@@ -69,11 +69,11 @@ def _parse(raw: bytes, number: int, path: str, decoder: json.JSONDecoder) -> dic
         if end < len(text):
             raise json.JSONDecodeError("more text after the object", text, end)
     except json.JSONDecodeError as error:
+        # Without a line end after it, an error at the very end or an open string is a file that was cut off.
+        at_end = error.pos >= len(text) - 1 or error.msg.startswith("Unterminated")
         if text == "[" or (text[0] == "[" and number == 1):
             message = "a JSON array begins here; write one object a line (JSON lines), without the brackets and commas"
-        elif (
-            not raw.endswith(b"\n") and error.pos >= len(text) - 1 or "Unterminated" in error.msg and raw[-1:] != b"\n"
-        ):
+        elif at_end and not raw.endswith(b"\n"):
             message = f"the last line is cut off after {len(text)} characters; write the file again"
         else:
             message = f"not JSON at character {error.pos}: {error.msg}"

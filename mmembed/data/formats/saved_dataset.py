@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 from datasets import Features
@@ -83,7 +84,7 @@ def write(path: str | os.PathLike, tables: Iterable[pa.Table], schema: pa.Schema
     with open(os.path.join(path, name), "rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": name}],
         "_fingerprint": digest.hexdigest()[:16],
         "_format_columns": None,
