@@ -45,6 +45,9 @@ _IMPOSTORS = (
     (b"\x1f\x8b", "it is gzip-compressed; unpack it first"),
 )
 
+# What the formats read here begin with.
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 _warnings_lock = threading.Lock()
 
 
@@ -87,6 +90,11 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _unknown_format(data: bytes, formats: Sequence[str]) -> ImageError:
     accepted = ", ".join(formats)
+    if data.startswith(_BEGINNINGS):
+        return ImageError(
+            f"the image file begins as one but its header is damaged or truncated, or it is of another format than {accepted};"
+            " copy or download it again, or convert it"
+        )
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for signature, meaning in _IMPOSTORS:
         if start.startswith(signature):
@@ -96,9 +104,7 @@ def _unknown_format(data: bytes, formats: Sequence[str]) -> ImageError:
             f"not an image of a format read here ({accepted}): it is HEIC, AVIF or a video; convert it to JPEG or "
             "PNG first"
         )
-    return ImageError(
-        f"not an image of a format read here ({accepted}), or its header is damaged; convert or replace it"
-    )
+    return ImageError(f"not an image of a format read here ({accepted}); convert or replace it")
 
 
 def _damaged(error: Exception) -> ImageError:
