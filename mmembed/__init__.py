@@ -1,3 +1,72 @@
-"""mmembed: from a catalogue of images and texts to a published, measured, compressed embedding model."""
+"""mmembed: from a catalogue of images and texts to a published, measured, compressed embedding model.
+
+The public names are imported when they are first used: ``import mmembed`` loads neither torch nor datasets.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mmembed.data.catalogue import demo_catalogue
+    from mmembed.data.reading import read_items, read_pairs
+    from mmembed.data.splits import split_by_group
+    from mmembed.data.writing import write_items, write_pairs
+    from mmembed.encode import encode_items
+    from mmembed.evaluation.retrieval import evaluate_retrieval
+    from mmembed.images import load_image
+    from mmembed.models.loading import load_model
+    from mmembed.training.arguments import EmbeddingTrainingArguments
+    from mmembed.training.trainer import EmbeddingTrainer
+
+_HOMES = {
+    "EmbeddingTrainer": "mmembed.training.trainer",
+    "EmbeddingTrainingArguments": "mmembed.training.arguments",
+    "demo_catalogue": "mmembed.data.catalogue",
+    "encode_items": "mmembed.encode",
+    "evaluate_retrieval": "mmembed.evaluation.retrieval",
+    "load_image": "mmembed.images",
+    "load_model": "mmembed.models.loading",
+    "read_items": "mmembed.data.reading",
+    "read_pairs": "mmembed.data.reading",
+    "split_by_group": "mmembed.data.splits",
+    "write_items": "mmembed.data.writing",
+    "write_pairs": "mmembed.data.writing",
+}
+
+# Written out, so that type checkers and editors see the names; tests/test_init.py holds it to _HOMES.
+__all__ = [
+    "EmbeddingTrainer",
+    "EmbeddingTrainingArguments",
+    "demo_catalogue",
+    "encode_items",
+    "evaluate_retrieval",
+    "load_image",
+    "load_model",
+    "read_items",
+    "read_pairs",
+    "split_by_group",
+    "write_items",
+    "write_pairs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value  # the next use does not come here
+        return value
+    from difflib import get_close_matches
+
+    near = [] if name.startswith("_") else get_close_matches(name, __all__, n=1)
+    raise AttributeError(
+        f"module 'mmembed' has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
