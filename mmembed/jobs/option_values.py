@@ -48,7 +48,7 @@ def read_value(value: Any, kind: Any) -> Any:
     if origin is Annotated:
         return read_value(value, get_args(kind)[0])
     if kind is Any or kind is object:
-        return resolve_plain(_flow_or_text(value))
+        return resolve_plain(_flow_or_text(value) if isinstance(value, PlainText) else value)
     if origin in (Union, types.UnionType):
         return _read_union(value, kind)
     if origin is Literal:
@@ -185,8 +185,8 @@ def _read_union(value: Any, kind: Any) -> Any:
         raise _mismatch(value, kind)
     quoted = isinstance(value, str) and not isinstance(value, PlainText)
     members = _members(kind)
-    if quoted and str in members:
-        return str(value)
+    if quoted and str in members:  # a quoted text is no number and no bool, but may be a choice or a mapping's JSON
+        members = [member for member in members if member not in (bool, int, float)]
     for member in members:
         plain = get_origin(member) or member
         if plain in _LISTS and isinstance(value, str) and str in members and not isinstance(_flow_or_text(value), list):
