@@ -1,0 +1,159 @@
+"""What a training run shows for itself: figures before and after, a table, a contact sheet."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from mmembed.evaluation.ranking import Ranking
+from mmembed.images import ImageReader
+from mmembed.pages import SheetHit, SheetRow, contact_sheet, text_table
+from mmembed.ranking_metrics import UNRANKED
+from mmembed.statistics import bootstrap_interval, paired_bootstrap
+
+
+def summarise(rankings: Mapping[str, Ranking], *, ks: Sequence[int], samples: int, seed: int) -> dict[str, Any]:
+    """Recall at each k and MRR of each direction, each with its 95 % bootstrap interval over queries.
+
+    Args:
+        rankings: By way ("forward", "backward"), from `rank_retrieval`.
+        ks: Cut-offs.
+        samples: Resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        Direction → {"n", "documents", metric → {"mean", "low", "high"}}, and "mean_recall" over ks and directions.
+    """
+    summary: dict[str, Any] = {}
+    recalls = []
+    for ranking in rankings.values():
+        names = [f"recall@{k}" for k in ks] + ["mrr"]
+        figures: dict[str, Any] = {"n": len(ranking.query_ids), "documents": len(ranking.document_ids)}
+        for name, values in ranking.per_query(names).items():
+            interval = bootstrap_interval(values, samples=samples, seed=seed)
+            figures[name] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+            if name != "mrr":
+                recalls.append(interval.mean)
+        summary[ranking.direction] = figures
+    summary["mean_recall"] = float(np.mean(recalls))
+    return summary
+
+
+def gains(before: Mapping[str, Ranking], after: Mapping[str, Ranking], *, samples: int, seed: int) -> dict[str, Any]:
+    """The paired difference in recall@1 of each direction, after minus before, over the same queries.
+
+    Args:
+        before: Rankings by way.
+        after: The same ways and queries.
+        samples: Resamples.
+        seed: Seed.
+
+    Returns:
+        Direction → {"mean", "low", "high", "p_value", "n"}.
+    """
+    found = {}
+    for way, ranking in after.items():
+        name = ["recall@1"]
+        one, two = ranking.per_query(name)["recall@1"], before[way].per_query(name)["recall@1"]
+        difference = paired_bootstrap(one, two, samples=samples, seed=seed)
+        found[ranking.direction] = {
+            key: float(getattr(difference, key)) for key in ("mean", "low", "high", "p_value", "n")
+        }
+    return found
+
+
+def results_table(rows: Mapping[str, Mapping[str, Any]], ks: Sequence[int]) -> str:
+    """A terminal's table: one line for each direction and stage, each figure with its interval where it has one.
+
+    Args:
+        rows: Stage ("before", "after", a baseline) → direction → metric → {"mean", "low", "high"} or a number.
+        ks: Cut-offs of recall.
+
+    Returns:
+        The table.
+
+    Example:
+        >>> print(results_table({"after": {"text_to_image": {"n": 4, "recall@1": 0.5, "mrr": 0.625}}}, [1]))
+        direction     model  recall@1  mrr   n
+        ------------  -----  --------  ----  -
+        text → image  after  .500      .625  4
+    """
+    names = [f"recall@{k}" for k in ks] + ["mrr"]
+    directions = list(dict.fromkeys(d for stages in rows.values() for d in stages if isinstance(stages[d], Mapping)))
+    lines = []
+    for direction in directions:
+        for stage, figures in rows.items():
+            if direction not in figures:
+                continue
+            cells = [_shown(figures[direction].get(name)) for name in names]
+            lines.append([direction.replace("_to_", " → "), stage, *cells, str(figures[direction].get("n", ""))])
+    return text_table(lines, ["direction", "model", *names, "n"])
+
+
+def draw_sheet(
+    path: str | os.PathLike[str],
+    ranking: Ranking,
+    queries: Dataset,
+    documents: Dataset,
+    reader: ImageReader,
+    *,
+    number: int,
+    title: str,
+    subtitle: str,
+) -> Path:
+    """A contact sheet of queries over the whole range of success: evenly spaced by the rank of what they look for.
+
+    Args:
+        path: The PNG.
+        ranking: The direction to show, with its top documents.
+        queries: ITEMS of the queries.
+        documents: ITEMS of the documents.
+        reader: Reads images.
+        number: Queries to show.
+        title: First line.
+        subtitle: Second line.
+
+    Returns:
+        The path.
+    """
+    query_row = {id: row for row, id in enumerate(queries["id"][:])}
+    document_row = {id: row for row, id in enumerate(documents["id"][:])}
+    first = ranking.first_ranks()
+    order = np.lexsort((np.arange(len(first)), np.where(first == UNRANKED, 1 << 30, first)))
+    picked = order[np.linspace(0, len(order) - 1, min(number, len(order))).round().astype(int)]
+    by_image = ranking.direction.startswith("image")
+    rows = []
+    for row in picked:
+        item = queries[query_row[ranking.query_ids[row]]]
+        hits = []
+        for id, score, correct in zip(ranking.top_ids(row), ranking.top_scores[row], ranking.hits(row)):
+            document = documents[document_row[id]]
+            image = reader.read(document["image"], id=id) if document["image"] else None
+            hits.append(SheetHit(image, document["text"] if image is None else None, float(score), correct))
+        shown = reader.read(item["image"], id=item["id"]) if by_image and item["image"] else None
+        rows.append(SheetRow(None if shown is not None else item["text"], shown, hits))
+    return contact_sheet(rows, path, title=title, subtitle=subtitle, columns=8)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON aside and move it into place."""
+    temporary = f"{os.fspath(path)}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+    os.replace(temporary, path)
+
+
+def _shown(figure: Any) -> str:
+    if figure is None:
+        return ""
+    if not isinstance(figure, Mapping):
+        return f"{figure:.3f}".lstrip("0")
+    values = [f"{figure[key]:.3f}".lstrip("0") for key in ("mean", "low", "high")]
+    return f"{values[0]} [{values[1]}, {values[2]}]"

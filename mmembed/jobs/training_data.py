@@ -1,0 +1,186 @@
+"""From files to what a run trains on, watches and is measured by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from mmembed.data.catalogue import demo_catalogue
+from mmembed.data.reading import read_items, read_pairs
+from mmembed.data.schema import DataError
+from mmembed.data.splits import split_by_group, split_leaks
+from mmembed.images import ImagePolicy, ImageReader, scan_images
+from mmembed.jobs.train_options import TrainOptions
+
+_PARTS = ("train", "validation", "test")
+
+
+@dataclass
+class Part:
+    """The queries of one part of a split, their documents, and which belongs to which."""
+
+    queries: Dataset
+    documents: Dataset
+    pairs: Dataset
+
+
+@dataclass
+class RunData:
+    """All parts of a run's data and how to read its images."""
+
+    parts: dict[str, Part]
+    reader: ImageReader
+    bad_images: list[dict[str, Any]]
+    leaks: list[str]
+    is_catalogue: bool
+
+    def measured(self, name: str) -> Part | None:
+        """A part as it is measured: each query with its first document, which no other query shares."""
+        part = self.parts.get(name)
+        if part is None or not len(part.pairs):
+            return None
+        firsts = [ids[0] for ids in part.pairs["positive_ids"][:]]
+        wanted = set(firsts)
+        rows = [row for row, id in enumerate(part.documents["id"][:]) if id in wanted]
+        ids = part.pairs["query_id"][:]
+        pairs = Dataset.from_dict(
+            {"query_id": ids, "positive_ids": [[id] for id in firsts], "negative_ids": [[]] * len(ids)}
+        )
+        return Part(part.queries, part.documents.select(rows), pairs)
+
+
+def load_run_data(options: TrainOptions, *, record_to: Path, show_progress_bar: bool = True) -> RunData:
+    """Read, scan, split and check the data of a run.
+
+    Args:
+        options: Where the data is and how it is split.
+        record_to: JSON lines file for images that cannot be read.
+        show_progress_bar: Show bars for drawing and scanning.
+
+    Returns:
+        The parts train, validation and test (those that have rows) and the reader of their images.
+
+    Raises:
+        DataError: If a file has an error, a part has no pair, or test rows stand in the training part.
+        ImageError: If images cannot be read and `on_bad_image` says to stop.
+    """
+    if options.items is None:
+        queries, documents, pairs = _drawn(options, show_progress_bar)
+        root = None
+    else:
+        queries, documents, pairs, root = _read(options)
+    reader = ImageReader(ImagePolicy(root=root), on_bad="replace" if options.on_bad_image == "replace" else "error")
+    bad: list[dict[str, Any]] = []
+    if options.items is not None:  # drawn images are whole
+        queries, found = _scanned(queries, reader, options, record_to, show_progress_bar)
+        bad += found
+        if documents is not None:
+            documents, found = _scanned(documents, reader, options, record_to, show_progress_bar)
+            bad += found
+    parts = _split(queries, documents, pairs, options)
+    leaks = [str(leak) for leak in split_leaks({n: p.queries for n, p in parts.items()}, show_progress_bar=False)]
+    if leaks and not options.allow_leakage:
+        raise DataError(
+            f"{len(leaks)} texts, images or groups stand in two parts of the split, first: {leaks[0]}; split by a column "
+            "that keeps them together (split_by), leave them out, or say --allow_leakage",
+            file=options.items or "catalogue",
+        )
+    return RunData(parts, reader, bad, leaks, options.items is None)
+
+
+def _drawn(options: TrainOptions, show_progress_bar: bool) -> tuple[Dataset, Dataset, Dataset]:
+    cache = Path.home() / ".cache" / "mmembed"
+    arguments = {"cache_dir": cache, "num_workers": 2, **options.catalogue}
+    catalogue = demo_catalogue(show_progress_bar=show_progress_bar, **arguments)
+    return catalogue.products, catalogue.photos, catalogue.pairs
+
+
+def _read(options: TrainOptions) -> tuple[Dataset, Dataset | None, Dataset | None, str]:
+    columns: dict[str, Any] = {
+        "id_column": options.id_column,
+        "image_column": options.image_column,
+        "group_column": options.group_column,
+        "image_root": options.image_root,
+        "text_template": options.text_template,
+        "text_parts": options.text_parts,
+    }
+    if options.text_template is None and options.text_parts is None:
+        names = options.text_column
+        columns["text_column"] = names[0] if names and len(names) == 1 else names
+    queries = read_items(options.items, **columns)
+    documents = read_items(options.documents, **columns) if options.documents else None
+    pairs = read_pairs(options.pairs) if options.pairs else None
+    if documents is not None and pairs is None:
+        raise DataError("documents of their own need pairs that say which belongs to which query", field="pairs")
+    folder = Path(options.items)
+    root = options.image_root or str(folder if folder.is_dir() else folder.parent)
+    return queries, documents, pairs, root
+
+
+def _scanned(
+    items: Dataset, reader: ImageReader, options: TrainOptions, record_to: Path, show_progress_bar: bool
+) -> tuple[Dataset, list[dict[str, Any]]]:
+    result = scan_images(
+        items["id"][:],
+        items["image"][:],
+        policy=reader.policy,
+        on_bad=options.on_bad_image,
+        max_bad_fraction=options.max_bad_fraction,
+        num_workers=2,
+        record_to=record_to,
+        show_progress_bar=show_progress_bar,
+    )
+    return (items if len(result.good) == len(items) else items.select(result.good)), result.bad
+
+
+def _split(
+    queries: Dataset, documents: Dataset | None, pairs: Dataset | None, options: TrainOptions
+) -> dict[str, Part]:
+    if options.split_column and options.split_column in queries.column_names:
+        values = queries[options.split_column][:]
+        unknown = sorted({str(value) for value in values} - {*_PARTS, "", "None"})
+        if unknown:
+            raise DataError(
+                f"found {unknown[0]!r}, expected train, validation, test or nothing (the row is left out)",
+                file=options.items or "catalogue",
+                row=[str(value) for value in values].index(unknown[0]),
+                field=options.split_column,
+            )
+        tables = {name: queries.select([row for row, value in enumerate(values) if value == name]) for name in _PARTS}
+    else:
+        tables = split_by_group(
+            queries,
+            test_percent=options.test_percent,
+            validation_percent=options.validation_percent,
+            by=options.split_by,
+            salt=options.split_salt,
+        )
+    parts = {}
+    for name, table in tables.items():
+        if len(table):
+            part = _part(table, documents, pairs)
+            if len(part.pairs):
+                parts[name] = part
+    if "train" not in parts:
+        raise DataError("no pair falls into the training part", file=options.items or "catalogue")
+    return parts
+
+
+def _part(queries: Dataset, documents: Dataset | None, pairs: Dataset | None) -> Part:
+    ids = queries["id"][:]
+    if pairs is None:
+        both = [t is not None and i is not None for t, i in zip(queries["text"][:], queries["image"][:])]
+        own = [id for id, keep in zip(ids, both) if keep]
+        table = {"query_id": own, "positive_ids": [[id] for id in own], "negative_ids": [[]] * len(own)}
+        return Part(queries, queries, Dataset.from_dict(table))
+    wanted = set(ids)
+    kept = pairs.select([row for row, id in enumerate(pairs["query_id"][:]) if id in wanted])
+    documents = documents if documents is not None else queries
+    known = set(documents["id"][:])
+    kept = kept.filter(lambda row: any(id in known for id in row["positive_ids"]), desc=None)
+    mentioned = {id for column in ("positive_ids", "negative_ids") for ids in kept[column][:] for id in ids or []}
+    rows = [row for row, id in enumerate(documents["id"][:]) if id in mentioned]
+    return Part(queries, documents.select(rows), kept)

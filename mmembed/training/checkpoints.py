@@ -1,0 +1,103 @@
+"""Which checkpoint is whole: a manifest of hashes, written last, and the newest folder that keeps its promise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+_CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged, incomplete, or belongs to another run."""
+
+
+def write_manifest(folder: str | os.PathLike[str], run: dict[str, Any]) -> None:
+    """Write the hashes of all files of a finished checkpoint, last and atomically: it says that the folder is whole.
+
+    Args:
+        folder: The checkpoint.
+        run: What must be equal on resuming, e.g. world size and a fingerprint of the data.
+
+    Example:
+        >>> import tempfile; folder = Path(tempfile.mkdtemp()); _ = (folder / "a.bin").write_bytes(b"1")
+        >>> write_manifest(folder, {"world_size": 1})
+        >>> verify_checkpoint(folder)
+        {'world_size': 1}
+    """
+    folder = Path(folder)
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (MANIFEST, f"{MANIFEST}.tmp")
+    }
+    temporary = folder / f"{MANIFEST}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump({"run": run, "files": files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / MANIFEST)
+
+
+def verify_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Check every file of a checkpoint against its manifest.
+
+    Args:
+        folder: The checkpoint.
+
+    Returns:
+        What `write_manifest` was told of the run.
+
+    Raises:
+        CheckpointError: Naming the first file that is missing or differs.
+    """
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files, run = manifest["files"], manifest["run"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no {MANIFEST}: it was not written to its end.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST} cannot be read: {error}.") from None
+    for name, promise in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{folder} lacks {name}.")
+        if path.stat().st_size != promise["size"] or _sha256(path) != promise["sha256"]:
+            raise CheckpointError(f"{path} is not what was written: size or SHA-256 differs.")
+    return run
+
+
+def newest_checkpoint(output_dir: str | os.PathLike[str]) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint below a run's folder, and why newer ones were passed over.
+
+    Args:
+        output_dir: The run's folder.
+
+    Returns:
+        The checkpoint or None, and one sentence for each folder that was passed over.
+
+    Example:
+        >>> newest_checkpoint("/nonexistent")
+        (None, [])
+    """
+    folder = Path(output_dir)
+    steps = {int(m[1]): path for path in folder.glob("checkpoint-*") if (m := _CHECKPOINT.match(path.name))}
+    passed_over = []
+    for step in sorted(steps, reverse=True):
+        try:
+            verify_checkpoint(steps[step])
+            return steps[step], passed_over
+        except CheckpointError as error:
+            passed_over.append(str(error))
+    return None, passed_over
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

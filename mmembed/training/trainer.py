@@ -1,0 +1,337 @@
+"""The trainer: sentence-transformers' own, fed from ITEMS and PAIRS, with masks, whole checkpoints and no silent failure."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.base.training_args import BatchSamplers
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from mmembed.data.augment import Augmentation
+from mmembed.data.collators import ImageFeatures, PairCollator
+from mmembed.data.samplers import DistinctBatchSampler
+from mmembed.data.training_pairs import TrainingPairs
+from mmembed.distributed import check_launch, check_wrapped
+from mmembed.images import ImageReader
+from mmembed.losses.building import build_loss, loss_row, owned_parameters
+from mmembed.models.multimodal_transformer import adopt
+from mmembed.training.arguments import EmbeddingTrainingArguments
+from mmembed.training.callbacks import AverageOwnedGradients, EpochClock, MetricsLog
+from mmembed.training.checkpoints import CheckpointError, newest_checkpoint, verify_checkpoint, write_manifest
+from mmembed.training.lora import add_lora
+from mmembed.training.optimizer import decay_parameter_names, freeze, frozen_modules, layer_learning_rates
+
+logger = logging.getLogger(__name__)
+
+_LOSS_PARAMETERS = "loss_parameters.safetensors"
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient was NaN or infinite; the weights before that step are the last good ones."""
+
+
+class EmbeddingTrainer(SentenceTransformerTrainer):
+    """`SentenceTransformerTrainer` over ITEMS and PAIRS of texts, images and both.
+
+    Args:
+        model: Any `SentenceTransformer`; its first module becomes mmembed's, which reads mixed rows.
+        args: The training arguments; they name the loss unless `loss` is given.
+        train_data: What to train on.
+        eval_data: Pairs whose loss is reported at each evaluation.
+        loss: A loss module or a function of the model, instead of `args.loss`.
+        evaluator: Evaluators run at each evaluation, e.g. `mmembed.evaluation.retrieval_evaluator.RetrievalEvaluator`.
+        reader: Reads the items' images.
+        augmentation: Applied to training images.
+        image_features: Stored activations of a frozen image tower, instead of pixels.
+        guide: The guide of the GIST losses.
+        callbacks: Further callbacks.
+        **kwargs: Further arguments of `SentenceTransformerTrainer`.
+
+    Raises:
+        ValueError: If loss, data and arguments do not fit one another.
+        LaunchError: If the processes were launched in a way that would not train together.
+
+    Example:
+        >>> import tempfile
+        >>> from mmembed import demo_catalogue, EmbeddingTrainingArguments
+        >>> from mmembed.models.loading import load_model  # doctest: +SKIP
+        >>> trainer = EmbeddingTrainer(load_model("model"), args, TrainingPairs(items, items))  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
+    """
+
+    training_args_class = EmbeddingTrainingArguments
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        args: EmbeddingTrainingArguments,
+        train_data: TrainingPairs | None = None,
+        eval_data: TrainingPairs | None = None,
+        loss: nn.Module | Callable[[SentenceTransformer], nn.Module] | None = None,
+        evaluator: Any = None,
+        *,
+        reader: ImageReader | None = None,
+        augmentation: Augmentation | None = None,
+        image_features: ImageFeatures | None = None,
+        guide: SentenceTransformer | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_launch(device=args.device, world=args.world_size, num_visible_gpus=args.n_gpu, fsdp=bool(args.fsdp))
+        adopt(model)
+        if args.lora is not None:
+            add_lora(model, dict(args.lora))
+        if args.freeze:
+            freeze(model, args.freeze)
+        _freeze_unused_scales(model)
+        self.train_data, self.eval_data = train_data, eval_data
+        if loss is None:
+            num_negatives = train_data.num_negatives if train_data is not None else 0
+            loss = build_loss(
+                args.loss,
+                model,
+                args.loss_arguments,
+                mask_false_negatives=args.mask_false_negatives,
+                num_negatives=num_negatives,
+                guide=guide,
+                matryoshka_dims=args.matryoshka_dims,
+                matryoshka_weights=args.matryoshka_weights,
+            )
+            row = loss_row(args.loss)
+            labels = row.labels if row.labels != "keys" or args.mask_false_negatives else None
+        else:
+            labels = "keys" if args.mask_false_negatives else None
+        if labels == "score" and train_data is not None and not train_data.scored:
+            raise ValueError(f"{args.loss} reads scores: build TrainingPairs with scored=True.")
+        if args.layer_learning_rate_decay is not None:
+            generated = layer_learning_rates(model, args.learning_rate, args.layer_learning_rate_decay)
+            args.learning_rate_mapping = {**generated, **args.learning_rate_mapping}
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        shared = {"reader": reader, "seed": args.data_seed or args.seed, "prompts": args.prompts, "labels": labels}
+        shared["image_features"] = image_features
+        self._collators: dict[str, PairCollator] = {}
+        if train_data is not None:
+            self._collators["train"] = PairCollator(
+                train_data, model.preprocess, epoch=self._epoch, augmentation=augmentation, **shared
+            )
+        if eval_data is not None:
+            self._collators["eval"] = PairCollator(eval_data, model.preprocess, **shared)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=_row_numbers(train_data),
+            eval_dataset=_row_numbers(eval_data),
+            loss=loss,
+            evaluator=evaluator,
+            data_collator=self._collators.get("train") or self._collators.get("eval"),
+            callbacks=callbacks,
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = False  # else the loss is not divided by the accumulation steps
+        self._owned = owned_parameters(self.loss, self.model)
+        if self._owned and self.is_deepspeed_enabled:
+            raise ValueError(f"DeepSpeed does not step the loss's own parameters {list(self._owned)}; fix them.")
+        self.add_callback(MetricsLog(Path(args.output_dir) / "metrics.jsonl"))
+        self.add_callback(EpochClock(self._epoch))
+        self.add_callback(AverageOwnedGradients(lambda: list(self._owned.values())))
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    def _build_dataloader(self, dataset: Any, batch_size: int, dataset_kind: str) -> DataLoader:
+        kind = "train" if dataset_kind == "train" else "eval"
+        data = self.train_data if kind == "train" else self.eval_data
+        sampler = DistinctBatchSampler(
+            data,
+            batch_size=batch_size,
+            world_size=self.args.world_size,
+            seed=self.args.data_seed or self.args.seed,
+            distinct=self.args.batch_sampler != BatchSamplers.BATCH_SAMPLER,
+            epoch=self._epoch if kind == "train" else None,
+        )
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=self._collators[kind],
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            timeout=self.args.dataloader_timeout if workers else 0,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.train_dataset is None:
+            raise ValueError("EmbeddingTrainer.train needs train_data.")
+        self.accelerator.even_batches = False
+        loader = self._build_dataloader(self.train_dataset, self.args.train_batch_size, dataset_kind="train")
+        # Not placed on the device here: pixels stay on the host until their mini-batch is encoded.
+        self._train_dataloader = self.accelerator.prepare_data_loader(loader, device_placement=False)
+        return self._train_dataloader
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        pixels = {name: value for name, value in inputs.items() if name.endswith("_pixel_values")}
+        rest = super()._prepare_inputs({name: value for name, value in inputs.items() if name not in pixels})
+        return {**rest, **pixels}
+
+    # --- the step -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _frozen(self) -> list[nn.Module]:
+        return frozen_modules(self.model)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        rows = inputs.pop("rows", None)
+        training = model.training and torch.is_grad_enabled()
+        if training:
+            check_wrapped(model, self.model, self.args.world_size)
+            for module in self._frozen:
+                module.eval()
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = result[0] if return_outputs else result
+        if training and not bool(torch.isfinite(loss)):
+            raise NonFiniteError(self._non_finite(f"the loss is {loss.item()}", rows))
+        self._last_rows = rows
+        return result
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        value = float(norm) if norm is not None else 0.0
+        # under fp16 the scaler skips such steps itself
+        if not torch.isfinite(torch.tensor(value)) and not self.args.fp16:
+            raise NonFiniteError(self._non_finite(f"the gradient's norm is {value}", self._last_rows))
+        return norm
+
+    def _non_finite(self, what: str, rows: torch.Tensor | None) -> str:
+        ids = [self.train_data.ids[row] for row in rows.tolist()] if rows is not None else []
+        shown = ", ".join(repr(id) for id in ids[:50]) + (f" and {len(ids) - 50} more" if len(ids) > 50 else "")
+        last, _ = newest_checkpoint(self.args.output_dir)
+        where = f"the last whole checkpoint is {last}" if last else "no checkpoint was written yet"
+        return (
+            f"{what} at step {self.state.global_step + 1}, on the batch of {shown}. Training stopped; {where}. "
+            "Lower the learning rate, raise the temperature, or look at these rows."
+        )
+
+    # --- the optimizer ------------------------------------------------------------------------------------------
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return decay_parameter_names(model)
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """The card is written from the run's own figures (`mmembed.export.card`), not sampled from row numbers."""
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; `resume_from_checkpoint=True` goes on from the newest whole checkpoint, if there is one.
+
+        Args:
+            resume_from_checkpoint: A checkpoint folder, True for the newest whole one, None to start anew.
+            **kwargs: Further arguments of `transformers.Trainer.train`.
+
+        Returns:
+            transformers' `TrainOutput`.
+
+        Raises:
+            CheckpointError: If the named checkpoint is damaged or of another run.
+            NonFiniteError: If a loss or gradient is not finite.
+        """
+        if resume_from_checkpoint is True:
+            found, passed_over = newest_checkpoint(self.args.output_dir)
+            for reason in passed_over:
+                logger.warning("passed over a checkpoint: %s", reason)
+            resume_from_checkpoint = str(found) if found else None
+        if resume_from_checkpoint:
+            run = verify_checkpoint(resume_from_checkpoint)
+            for name, value in self._run_identity().items():
+                if run.get(name) != value:
+                    raise CheckpointError(
+                        f"{resume_from_checkpoint} was written with {name}={run.get(name)!r}, this run has {value!r}; "
+                        "resume with the same, or start anew in another output_dir."
+                    )
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _run_identity(self) -> dict[str, Any]:
+        digest = hashlib.sha256("\0".join(self.train_data.ids).encode("utf-8", "surrogatepass")).hexdigest()
+        return {
+            "world_size": self.args.world_size,
+            "train_batch_size": self.args.train_batch_size,
+            "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
+            "seed": self.args.data_seed or self.args.seed,
+            "query_ids_sha256": digest,
+        }
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            run_dir = self._get_output_dir(trial=trial)
+            write_manifest(Path(run_dir) / f"checkpoint-{self.state.global_step}", self._run_identity())
+            # older ones go only now that this one is whole
+            rotate_checkpoints(
+                output_dir=run_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.write_temperature()
+        super()._save(output_dir, state_dict)
+        if self._owned:
+            owned = {name: parameter.detach().cpu().contiguous() for name, parameter in self._owned.items()}
+            save_file(owned, os.path.join(output_dir or self.args.output_dir, _LOSS_PARAMETERS))
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        super()._load_from_checkpoint(checkpoint_path)
+        if not self._owned:
+            return
+        path = os.path.join(checkpoint_path, _LOSS_PARAMETERS)
+        if not os.path.isfile(path):
+            raise CheckpointError(f"{checkpoint_path} lacks {_LOSS_PARAMETERS}, which holds {list(self._owned)}.")
+        stored = load_file(path)
+        if set(stored) != set(self._owned):
+            raise CheckpointError(f"{path} holds {sorted(stored)}, the loss owns {sorted(self._owned)}.")
+        with torch.no_grad():
+            for name, parameter in self._owned.items():
+                parameter.copy_(stored[name])
+
+    def write_temperature(self) -> None:
+        """Copy a learnt temperature into the model's own `logit_scale`, where it has one."""
+        learnt = [p for name, p in self._owned.items() if name.endswith("log_scale")]
+        scales = [p for name, p in self.model.named_parameters() if name.endswith("logit_scale")]
+        if learnt and scales:
+            with torch.no_grad():
+                scales[0].fill_(learnt[0].item())
+
+
+def _row_numbers(data: TrainingPairs | None) -> Dataset | None:
+    """What the data loader indexes: numbers; the collator looks the rows up where it runs."""
+    return None if data is None else Dataset.from_dict({"row": list(range(len(data)))})
+
+
+def _freeze_unused_scales(model: nn.Module) -> None:
+    """The loss has its own temperature; a model's logit scale and bias take no part in its vectors."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(("logit_scale", "logit_bias")):
+            parameter.requires_grad_(False)
