@@ -376,7 +376,7 @@ def _help(
     prog = prog or Path(sys.argv[0]).name
     lines = [f"usage: {prog} [--config FILE.yaml] [--OPTION VALUE ...]", ""]
     if description:
-        lines += [textwrap.fill(description, 100), ""]
+        lines += [textwrap.fill(" ".join(description.split()), 100), ""]
     lines.append("options:")
     for name, (kind, field) in known.items():
         lines += _help_lines(name, kind, field)
