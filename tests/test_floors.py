@@ -197,6 +197,11 @@ def test_the_house_stands(check) -> None:
     assert check(REPOSITORY) == []
 
 
+def test_the_contributors_page_has_the_same_floors() -> None:
+    rows = re.findall(r"^\| (\d) \| (.+) \|$", (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
+    assert {int(floor): rooms.split(", ") for floor, rooms in rows} == FLOORS
+
+
 def test_every_allowed_call_is_still_made() -> None:
     for name, allowed in ALLOWED_CALLS.items():
         found = {what for _, what in dangerous_calls(ast.parse((REPOSITORY / name).read_text(encoding="utf-8")))}
