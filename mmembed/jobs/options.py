@@ -9,15 +9,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
-import enum
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, get_type_hints, overload
 
-from mmembed.jobs.config_file import OptionsError, PlainText, dump_yaml, read_config, save_config
+from mmembed.jobs.config_file import OptionsError, PlainText, read_config
+from mmembed.jobs.config_writing import dump_yaml, save_config
+from mmembed.jobs.option_help import OWN_OPTIONS, default_of, help_text, is_required
 from mmembed.jobs.option_values import WrongTypeError, accepts_flag, describe, is_mapping, read_value
 
 __all__ = ["OptionsError", "apply_extra", "nearest", "parse_options", "save_config", "to_yaml"]
@@ -25,11 +24,6 @@ __all__ = ["OptionsError", "apply_extra", "nearest", "parse_options", "save_conf
 OptionsT = TypeVar("OptionsT")
 
 _OPTION = re.compile(r"--[A-Za-z]")
-_OWN = {
-    "config": "a YAML file of these options; may be given again, a later file wins; options given beside it win over files",
-    "print_config": "print the options that would be used, as YAML, and stop",
-    "help": "show this help and stop",
-}
 _COMMAND_LINE = "command line"
 
 
@@ -102,7 +96,11 @@ def parse_options(
     words = _split(sys.argv[1:] if argv is None else argv)
     asked = {name for name, _ in words}
     if asked & {"help", "help_all"}:
-        sys.stdout.write(_help(prog, description, known, passthrough, "help_all" in asked))
+        more = passthrough is not None
+        passed_through = None
+        if passthrough is not None and "help_all" in asked:
+            passed_through = _known_options([passthrough()], reserved=False)
+        sys.stdout.write(help_text(prog, description, known, takes_more=more, passed_through=passed_through))
         raise SystemExit(0)
 
     given = _Given(known, allow_extra=extra_home is not None, takes_help_all=passthrough is not None)
@@ -113,7 +111,7 @@ def parse_options(
             for path in values:
                 given.take_file(path)
     for name, values in words:
-        if name not in _OWN:
+        if name not in OWN_OPTIONS:
             given.take_words(name, values)
 
     instances = given.build(classes, extra_home)
@@ -218,7 +216,7 @@ def _known_options(classes: Sequence[type], *, reserved: bool = True) -> dict[st
         for field in dataclasses.fields(kind):
             if not field.init:
                 continue
-            if reserved and (field.name in known or field.name in (*_OWN, "help_all", "env")):
+            if reserved and (field.name in known or field.name in (*OWN_OPTIONS, "help_all", "env")):
                 raise TypeError(f"{kind.__name__}.{field.name}: an option of that name is already there")
             known[field.name] = (hints[field.name], field)
     return known
@@ -247,7 +245,7 @@ class _Given:
     def __init__(self, known: Mapping[str, tuple[Any, Any]], *, allow_extra: bool, takes_help_all: bool) -> None:
         self.known = known
         self.allow_extra = allow_extra
-        self.names = [*known, *_OWN, *(["help_all"] if takes_help_all else [])]
+        self.names = [*known, *OWN_OPTIONS, *(["help_all"] if takes_help_all else [])]
         self.values: dict[str, Any] = {}
         self.extra: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
@@ -256,7 +254,7 @@ class _Given:
         file = read_config(path)
         for name, value in file.values.items():
             source = f"{file.source}:{file.lines[name]}"
-            if name in _OWN or not (name in self.known or self.allow_extra):
+            if name in OWN_OPTIONS or not (name in self.known or self.allow_extra):
                 raise _unknown(name, source, list(self.known))
             self._put(name, value, source)
 
@@ -286,7 +284,7 @@ class _Given:
         """The mapping so far, from a file or the default, with one part of it set."""
         if name in self.known and not is_mapping(kind):
             raise OptionsError(f"--{name}.{part}: {name} is {describe(kind)} and has no parts")
-        default = _default(self.known[name][1]) if name in self.known else {}
+        default = default_of(self.known[name][1]) if name in self.known else {}
         whole = (self.values if name in self.known else self.extra).get(name, default)
         if isinstance(whole, str):
             whole = _read(name, whole, dict[str, Any], self.sources[name])
@@ -308,7 +306,7 @@ class _Given:
         read = {
             name: _read(name, value, self.known[name][0], self.sources[name]) for name, value in self.values.items()
         }
-        missing = [f"--{name}" for name, (_, field) in self.known.items() if name not in read and _is_required(field)]
+        missing = [f"--{name}" for name, (_, field) in self.known.items() if name not in read and is_required(field)]
         if missing:
             hint = ""
             guesses = {name: nearest(name, (option[2:] for option in missing)) for name in self.extra}
@@ -336,16 +334,6 @@ def _mapping(instance: Any) -> dict[str, Any]:
     return mapping
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return _default(field) is dataclasses.MISSING
-
-
 def _written(name: str, source: str) -> str:
     return f"--{name}" if source == _COMMAND_LINE else f"{source}: {name}"
 
@@ -364,44 +352,3 @@ def _unknown(name: str, source: str, names: Sequence[str]) -> OptionsError:
             f"unknown option --{name}" + (f"; did you mean --{guess}?" if guess else "; --help lists them")
         )
     return OptionsError(f"{source}: unknown option {name!r}" + (f"; did you mean {guess!r}?" if guess else ""))
-
-
-def _help(
-    prog: str,
-    description: str,
-    known: Mapping[str, tuple[Any, dataclasses.Field[Any]]],
-    passthrough: Callable[[], type] | None,
-    everything: bool,
-) -> str:
-    prog = prog or Path(sys.argv[0]).name
-    lines = [f"usage: {prog} [--config FILE.yaml] [--OPTION VALUE ...]", ""]
-    if description:
-        lines += [textwrap.fill(" ".join(description.split()), 100), ""]
-    lines.append("options:")
-    for name, (kind, field) in known.items():
-        lines += _help_lines(name, kind, field)
-    for name, text in _OWN.items():
-        lines += [f"  --{name}", f"      {text}"]
-    if passthrough is not None and not everything:
-        lines += [
-            "  --help_all",
-            "      also list the options that are passed through, with their defaults (imports more)",
-        ]
-    if passthrough is not None and everything:
-        lines += ["", f"passed through to {passthrough().__name__}:"]
-        for name, (kind, field) in _known_options([passthrough()], reserved=False).items():
-            if name not in known:
-                lines += _help_lines(name, kind, field)
-    return "\n".join(lines) + "\n"
-
-
-def _help_lines(name: str, kind: Any, field: dataclasses.Field[Any]) -> list[str]:
-    form = f"--{name} / --no_{name}" if kind is bool else f"--{name} <{describe(kind)}>"
-    default = "required"
-    if not _is_required(field):
-        value = _default(field)
-        value = value.value if isinstance(value, enum.Enum) else value
-        words = {None: "null", True: "true", False: "false", "": "''"}
-        default = f"default: {words.get(value, value) if isinstance(value, bool | str | None) else value}"
-    text = textwrap.fill(f"{' '.join(str(field.metadata.get('help', '')).split())} ({default})".strip(), 100)
-    return [f"  {form}", textwrap.indent(text, "      ")]
