@@ -82,6 +82,7 @@ def rank_retrieval(
     k: int = 10,
     batch_size: int = 64,
     reader: Any = None,
+    image_features: Any = None,
     pools: Mapping[str, Collection[str]] | None = None,
     exclude_same_id: bool = False,
     show_progress_bar: bool = False,
@@ -99,6 +100,7 @@ def rank_retrieval(
         k: how many documents to keep for each query; ranks are exact whatever k is.
         batch_size: rows encoded at once.
         reader: for images.
+        image_features: stored activations to encode instead of images, see `encode_items`.
         pools: candidates by query id.
         exclude_same_id: leave out the query's own id.
         show_progress_bar: of the encoding.
@@ -121,7 +123,7 @@ def rank_retrieval(
     query_ids, document_ids = _ids(queries, "queries"), _ids(documents, "documents")
     relations = _relations(pairs, query_ids, document_ids)
     query_vectors, document_vectors = _vectors(
-        model, queries, documents, (query_use, document_use), batch_size, reader, show_progress_bar
+        model, queries, documents, (query_use, document_use), batch_size, reader, image_features, show_progress_bar
     )
     for vectors, ids, what in ((query_vectors, query_ids, "queries"), (document_vectors, document_ids, "documents")):
         _check_vectors(vectors, ids, what)
@@ -267,6 +269,7 @@ def _vectors(
     uses: tuple[str, str],
     batch_size: int,
     reader: Any,
+    image_features: Any,
     show_progress_bar: bool,
 ) -> tuple[NDArray, NDArray]:
     if isinstance(model, tuple | list):
@@ -281,7 +284,13 @@ def _vectors(
 
     def encode(table: Any, use: str) -> NDArray:
         return encode_items(
-            model, table, use=use, batch_size=batch_size, reader=reader, show_progress_bar=show_progress_bar
+            model,
+            table,
+            use=use,
+            batch_size=batch_size,
+            reader=reader,
+            image_features=image_features,
+            show_progress_bar=show_progress_bar,
         )
 
     query_vectors = encode(queries, uses[0])

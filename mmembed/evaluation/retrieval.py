@@ -31,6 +31,7 @@ def evaluate_retrieval(
     ks: Sequence[int] = (1, 5, 10),
     batch_size: int = 64,
     reader: Any = None,
+    image_features: Any = None,
     pools: Mapping[str, Collection[str]] | None = None,
     exclude_same_id: bool = False,
     bootstrap_samples: int = 2000,
@@ -62,6 +63,7 @@ def evaluate_retrieval(
         ks: cut-offs.
         batch_size: rows encoded at once.
         reader: an `ImageReader` for the images of the items.
+        image_features: stored activations to encode instead of images, see `encode_items`.
         pools: candidate document ids by query id, instead of the whole gallery; forward only. A relevant document
             outside its pool counts as not found.
         exclude_same_id: leave the document with the query's own id out of its candidates, as for an image that looks
@@ -97,6 +99,7 @@ def evaluate_retrieval(
         k=1,
         batch_size=batch_size,
         reader=reader,
+        image_features=image_features,
         pools=pools,
         exclude_same_id=exclude_same_id,
         show_progress_bar=show_progress_bar,

@@ -29,6 +29,7 @@ class RetrievalEvaluator(SentenceEvaluator):
         ks: cut-offs.
         batch_size: rows encoded at once.
         reader: an `ImageReader`.
+        image_features: stored activations to encode instead of images.
         pools: candidate ids by query id.
         exclude_same_id: leave out the query's own id.
         bootstrap_samples: resamples for the intervals; 0, the default while training, gives none.
@@ -56,6 +57,7 @@ class RetrievalEvaluator(SentenceEvaluator):
         ks: Sequence[int] = (1, 5, 10),
         batch_size: int = 64,
         reader: Any = None,
+        image_features: Any = None,
         pools: Mapping[str, Collection[str]] | None = None,
         exclude_same_id: bool = False,
         bootstrap_samples: int = 0,
@@ -74,6 +76,7 @@ class RetrievalEvaluator(SentenceEvaluator):
             "ks": tuple(ks),
             "batch_size": batch_size,
             "reader": reader,
+            "image_features": image_features,
             "pools": pools,
             "exclude_same_id": exclude_same_id,
             "bootstrap_samples": bootstrap_samples,

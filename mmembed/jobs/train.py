@@ -1,0 +1,289 @@
+"""`mmembed train`: read, check, build, measure, train, measure again, keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmembed.jobs.options import OptionsError, apply_extra, parse_options, save_config
+from mmembed.jobs.train_options import TrainOptions
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from mmembed.evaluation.ranking import Ranking
+    from mmembed.jobs.training_data import Part, RunData
+    from mmembed.training.arguments import EmbeddingTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb.
+
+    Args:
+        argv: The words after `train`.
+
+    Returns:
+        0 when the model is trained, measured and saved.
+
+    Raises:
+        OptionsError: If an option is unknown or of the wrong type.
+    """
+    options = parse_options(
+        TrainOptions, argv, passthrough=_arguments_class, prog="mmembed train", description=TrainOptions.__doc__ or ""
+    )
+    run(options)
+    return 0
+
+
+def run(options: TrainOptions) -> dict[str, Any]:
+    """Fine-tune a model and show what it gained.
+
+    Args:
+        options: What to train on, what to train and how; training arguments stand in `extra`.
+
+    Returns:
+        The metrics, as they stand in `metrics.json`.
+    """
+    from transformers import set_seed
+
+    from mmembed.data.augment import Augmentation
+    from mmembed.data.training_pairs import TrainingPairs
+    from mmembed.evaluation.retrieval_evaluator import RetrievalEvaluator
+    from mmembed.jobs import run_report
+    from mmembed.jobs.training_data import load_run_data
+    from mmembed.training.trainer import EmbeddingTrainer
+
+    # 1. parse
+    args = _training_arguments(options)
+    out = Path(args.output_dir)
+    main_process = args.process_index == 0
+    set_seed(args.seed)
+
+    # 2. read and check
+    with args.main_process_first(desc="reading the data"):
+        data = load_run_data(options, record_to=out / "bad_samples.jsonl", show_progress_bar=not args.disable_tqdm)
+    train, validation, test = data.parts["train"], data.measured("validation"), data.measured("test")
+    if test is None:
+        raise OptionsError("no pair falls into the test part; give a split column or a test_percent above 0")
+
+    # 3. model
+    model = _model(options, args, train)
+    guide = _load(options.guide_model) if options.guide_model else None
+    stored = _stored_features(options, args, model, data)
+
+    # 4. measure before
+    measured: dict[str, Any] = {}
+    rankings: dict[str, dict[str, Ranking]] = {}
+    if main_process:
+        rankings["before"] = _rank(model, test, options, args, data, image_features=stored)
+
+    # 5. train
+    evaluator = None
+    if validation is not None:
+        evaluator = RetrievalEvaluator(
+            validation.queries,
+            validation.documents,
+            validation.pairs,
+            name="validation",
+            query_use=_measured_use(options.query_use),
+            document_use=_measured_use(options.document_use),
+            ks=options.ks,
+            batch_size=args.eval_batch_size,
+            reader=data.reader,
+            image_features=stored,
+        )
+    trainer = EmbeddingTrainer(
+        model=model,
+        args=args,
+        train_data=TrainingPairs(
+            train.queries,
+            train.documents,
+            train.pairs,
+            query_use=options.query_use,
+            document_use=options.document_use,
+            num_negatives=options.num_negatives,
+            scored=args.loss == "CoSENTLoss",
+        ),
+        evaluator=evaluator,
+        reader=data.reader,
+        augmentation=Augmentation(**options.augmentation) if options.augmentation or stored is not None else None,
+        image_features=stored,
+        guide=guide,
+    )
+    if main_process:
+        save_config(out / "config.yaml", _config(options, args))
+    trainer.train(resume_from_checkpoint=True if options.resume else None)
+    trainer.accelerator.wait_for_everyone()
+    if not main_process:
+        return {}
+
+    # 6. measure after, on the images themselves
+    if args.lora is not None:
+        from mmembed.training.lora import merge_lora
+
+        merge_lora(model)
+    rankings["after"] = _rank(model, test, options, args, data)
+    sampling = {"samples": options.bootstrap_samples, "seed": args.seed}
+    for stage, by_way in rankings.items():
+        measured[stage] = run_report.summarise(by_way, ks=options.ks, **sampling)
+    measured["gain"] = run_report.gains(rankings["before"], rankings["after"], **sampling)
+    if data.is_catalogue:
+        from mmembed.jobs.catalogue_references import catalogue_references
+
+        measured["references"] = catalogue_references(test, train, ks=options.ks, **options.catalogue)
+    measured["data"] = {
+        **{f"{name}_pairs": len(part.pairs) for name, part in data.parts.items()},
+        "bad_images": len(data.bad_images),
+        "shared_between_parts": len(data.leaks),
+    }
+
+    # 7. save
+    trainer.write_temperature()
+    run_report.save_model(model, out / "model", measured=measured, options=options, args=args, trainer=trainer)
+    run_report.write_json(out / "metrics.json", measured)
+    after = measured["after"]
+    first = next(iter(rankings["after"].values()))
+    sheet = run_report.draw_sheet(
+        out / "model" / "contact_sheet.png",
+        first,
+        test.queries,
+        test.documents,
+        data.reader,
+        number=options.sheet_queries,
+        title=f"{first.direction.replace('_to_', ' → ')}: queries from the best found to the worst",
+        subtitle=f"recall@1 {after[first.direction]['recall@1']['mean']:.3f} over {len(first.query_ids)} held-out queries",
+    )
+    rows = {"before": measured["before"], "after": after, **measured.get("references", {})}
+    sys.stdout.write(
+        f"\n{run_report.results_table(rows, options.ks)}\n\n"
+        f"contact sheet  {sheet}\nmetrics        {out / 'metrics.json'}\nmodel          {out / 'model'}\n"
+    )
+    return measured
+
+
+def _arguments_class() -> type:
+    from mmembed.training.arguments import EmbeddingTrainingArguments
+
+    return EmbeddingTrainingArguments
+
+
+def _training_arguments(options: TrainOptions) -> EmbeddingTrainingArguments:
+    import torch
+
+    kind = _arguments_class()
+    known = [field.name for field in dataclasses.fields(TrainOptions)]
+    given = apply_extra(kind, options.extra, options.sources, known=known)
+    if options.items is None:
+        from mmembed.jobs.catalogue_defaults import TRAINING
+
+        given = {**TRAINING, **given}
+    given.setdefault("use_cpu", not torch.cuda.is_available())
+    given["output_dir"] = str(options.output_dir or _free_output_dir(Path("runs") / "train"))
+    return kind(**given)
+
+
+def _free_output_dir(wanted: Path) -> Path:
+    """The wanted folder, or the next number where a finished run is already kept."""
+    candidate, number = wanted, 2
+    while (candidate / "metrics.json").exists():
+        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return candidate
+
+
+def _model(options: TrainOptions, args: Any, train: Part) -> SentenceTransformer:
+    if options.model is not None:
+        if options.text_tower or options.image_tower:
+            raise OptionsError("give model, or text_tower and image_tower for a new dual encoder, not both")
+        return _load(options.model)
+    from mmembed.models.dual_encoder.building import build_dual_encoder, dual_encoder_from_towers
+
+    if options.text_tower or options.image_tower:
+        if not (options.text_tower and options.image_tower):
+            raise OptionsError("a new dual encoder needs both text_tower and image_tower")
+        towers = [_resolved(name) for name in (options.text_tower, options.image_tower)]
+        return dual_encoder_from_towers(*towers, **options.model_arguments)
+    texts = [text for text in train.queries["text"][:] if text]
+    if options.items is None:
+        from mmembed.jobs.catalogue_defaults import MODEL
+
+        return build_dual_encoder(texts, **{**MODEL, **options.model_arguments})
+    return build_dual_encoder(texts, **options.model_arguments)
+
+
+def _load(name: str) -> SentenceTransformer:
+    from mmembed.models.loading import load_model
+
+    return load_model(_resolved(name))
+
+
+def _resolved(name: str) -> str:
+    """`package:NAME/FOLDER` is a folder inside an installed Python package; anything else is what it says."""
+    if not name.startswith("package:"):
+        return name
+    from importlib.resources import files
+
+    package, _, folder = name.removeprefix("package:").partition("/")
+    try:
+        return os.fspath(files(package).joinpath(folder))  # type: ignore[arg-type]
+    except ModuleNotFoundError:
+        raise OptionsError(f"{name}: the Python package {package!r} is not installed") from None
+
+
+def _stored_features(options: TrainOptions, args: Any, model: SentenceTransformer, data: RunData) -> Any:
+    if not options.store_image_features:
+        return None
+    from datasets import concatenate_datasets
+
+    from mmembed.training.image_features import store_image_features
+
+    tables: dict[str, Any] = {}
+    for part in data.parts.values():
+        for table, use in ((part.queries, options.query_use), (part.documents, options.document_use)):
+            if use != "text":
+                tables.setdefault(str(id(table)), table.select_columns(["id", "image"]))
+    items = concatenate_datasets(list(tables.values()))
+    with args.main_process_first(desc="image features"):
+        return store_image_features(
+            model,
+            items,
+            Path(args.output_dir) / "image_features",
+            reader=data.reader,
+            num_views=options.image_feature_views,
+            show_progress_bar=not args.disable_tqdm,
+        )
+
+
+def _rank(
+    model: SentenceTransformer, part: Part, options: TrainOptions, args: Any, data: RunData, image_features: Any = None
+) -> dict[str, Ranking]:
+    from mmembed.evaluation.ranking import rank_retrieval
+
+    return rank_retrieval(
+        model,
+        part.queries,
+        part.documents,
+        part.pairs,
+        query_use=_measured_use(options.query_use),
+        document_use=_measured_use(options.document_use),
+        batch_size=args.eval_batch_size,
+        reader=data.reader,
+        image_features=image_features,
+        show_progress_bar=not args.disable_tqdm,
+    )
+
+
+def _measured_use(use: str) -> Any:
+    return "fused" if use == "any" else use
+
+
+def _config(options: TrainOptions, args: Any) -> dict[str, Any]:
+    own = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.init}
+    given = {name: getattr(args, name) for name in sorted({*options.extra, "seed", "loss"}) if hasattr(args, name)}
+    return {**own, **given, "output_dir": str(args.output_dir)}
