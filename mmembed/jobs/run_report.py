@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 
 from mmembed.evaluation.ranking import Ranking
 from mmembed.images import ImageReader
@@ -139,6 +141,21 @@ def draw_sheet(
         shown = reader.read(item["image"], id=item["id"]) if by_image and item["image"] else None
         rows.append(SheetRow(None if shown is not None else item["text"], shown, hits))
     return contact_sheet(rows, path, title=title, subtitle=subtitle, columns=8)
+
+
+def save_model(model: SentenceTransformer, folder: Path) -> None:
+    """Save a model beside its place and move it there whole; a folder of the same name is replaced at the end.
+
+    Args:
+        model: The model.
+        folder: Where it goes.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        whole = Path(scratch) / "model"
+        model.save_pretrained(str(whole), create_model_card=False)
+        if folder.exists():
+            os.replace(folder, Path(scratch) / "old")
+        os.replace(whole, folder)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

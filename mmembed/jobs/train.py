@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +61,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
 
     # 1. parse
     args = _training_arguments(options)
-    out = Path(args.output_dir)
+    out = Path(str(args.output_dir))
     main_process = args.process_index == 0
     set_seed(args.seed)
 
@@ -146,7 +145,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
 
     # 7. save
     trainer.write_temperature()
-    run_report.save_model(model, out / "model", measured=measured, options=options, args=args, trainer=trainer)
+    run_report.save_model(model, out / "model")
     run_report.write_json(out / "metrics.json", measured)
     after = measured["after"]
     first = next(iter(rankings["after"].values()))
@@ -231,7 +230,7 @@ def _resolved(name: str) -> str:
 
     package, _, folder = name.removeprefix("package:").partition("/")
     try:
-        return os.fspath(files(package).joinpath(folder))  # type: ignore[arg-type]
+        return str(files(package).joinpath(folder))
     except ModuleNotFoundError:
         raise OptionsError(f"{name}: the Python package {package!r} is not installed") from None
 

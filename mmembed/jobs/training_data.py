@@ -110,12 +110,13 @@ def _read(options: TrainOptions) -> tuple[Dataset, Dataset | None, Dataset | Non
     if options.text_template is None and options.text_parts is None:
         names = options.text_column
         columns["text_column"] = names[0] if names and len(names) == 1 else names
-    queries = read_items(options.items, **columns)
+    items = options.items or ""
+    queries = read_items(items, **columns)
     documents = read_items(options.documents, **columns) if options.documents else None
     pairs = read_pairs(options.pairs) if options.pairs else None
     if documents is not None and pairs is None:
         raise DataError("documents of their own need pairs that say which belongs to which query", field="pairs")
-    folder = Path(options.items)
+    folder = Path(items)
     root = options.image_root or str(folder if folder.is_dir() else folder.parent)
     return queries, documents, pairs, root
 
