@@ -1,194 +1,186 @@
-"""ITEMS → vectors: images are decoded a chunk at a time while the model works on the chunk before."""
+"""A model and ITEMS → vectors, decoding images chunk by chunk while the model works on the chunk before."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import torch
 from datasets import Dataset
+from PIL import Image
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from tqdm.auto import tqdm
 
-from mmembed.data.schema import DataError
 from mmembed.images import ImagePolicy, ImageReader
 
-if TYPE_CHECKING:
-    from mmembed.data.collators import ImageFeatures
+_DECODERS = 4
+_TEXTS_A_CHUNK = 64  # batches; texts of one length are encoded together within a chunk
 
-_BATCHES_A_CHUNK = 4
+Use = Literal["text", "image", "fused"]
+
+
+class Reader(Protocol):
+    """What reads images: `mmembed.images.ImageReader`, or anything like it."""
+
+    def read(self, source: Any, id: str) -> Image.Image | None: ...
 
 
 def encode_items(
     model: SentenceTransformer,
     items: Dataset,
     *,
-    use: Literal["text", "image", "fused"] = "fused",
+    use: Use = "text",
     batch_size: int = 64,
-    reader: ImageReader | None = None,
+    reader: Reader | None = None,
     prompt: str | None = None,
-    image_features: ImageFeatures | None = None,
     show_progress_bar: bool = False,
 ) -> np.ndarray:
-    """Encode a table of items.
+    """One vector for each item.
+
+    An item with `text_parts` stands for the weighted sum of its parts' vectors, normalised again; with use="fused" and an
+    image, each part is fused with the image first.
 
     Args:
-        model: The model.
-        items: ITEMS of n rows. With a column `text_parts` a text's vector is the weighted sum of its parts' vectors,
-            renormalised; such items cannot be fused.
-        use: "text", "image", or "fused": text and image where an item has both, else what it has.
+        model: Any `SentenceTransformer`.
+        items: ITEMS.
+        use: "text", "image", or "fused": both where an item has both, else what is there.
         batch_size: Rows a forward pass.
-        reader: Reads images; by default only from under the folder that all the items' image paths have in common.
+        reader: Reads images. When None, paths are read below the folder that all of the items' paths have in common.
         prompt: Put before each text.
-        image_features: Stored activations to use instead of images.
         show_progress_bar: Show one.
 
     Returns:
-        float32 (n, dim), each row L2-normalised, in the order of the items.
+        float32 (items, dim), each row of length 1.
 
     Raises:
-        DataError: If an item lacks what is to be encoded; names the first.
+        ValueError: If an item lacks what is used, with the ids; or an image cannot be read.
 
     Example:
         >>> from mmembed.models.dual_encoder.building import build_dual_encoder
-        >>> model = build_dual_encoder(["red shirt"] * 4, text_width=16, projection_dim=8, image_size=32)
-        >>> items = Dataset.from_dict({"id": ["a", "b"], "text": ["red shirt", "blue mug"], "image": [None, None]})
-        >>> encode_items(model, items, use="text").shape
+        >>> model = build_dual_encoder(["red mug"], text_hidden_size=16, text_layers=1, image_size=32,
+        ...     image_embedding_size=8, image_hidden_sizes=[8], image_depths=[1], projection_dim=8)
+        >>> encode_items(model, Dataset.from_dict({"id": ["a", "b"], "text": ["red mug", "mug"]})).shape
         (2, 8)
     """
-    _check(items, use)
-    columns = [name for name in ("id", "text", "text_parts", "image") if name in items.column_names]
-    table = items.select_columns(columns)
-    reader = reader if reader is not None else ImageReader(ImagePolicy(root=_common_folder(items)))
-    size = batch_size * _BATCHES_A_CHUNK
-    bounds = [range(start, min(start + size, len(table))) for start in range(0, len(table), size)]
-    vectors = []
-    bar = tqdm(total=len(table), desc=f"encode {use}", unit="item", disable=not show_progress_bar)
-    stored = image_features if use != "text" else None
-    for rows in _read_ahead(table, bounds, use, reader if stored is None else None):
-        if "text_parts" in columns and use == "text":
-            chunk = _encode_parts(model, rows, batch_size, prompt)
-        elif stored is not None:
-            chunk = _encode_stored(model, rows, stored, batch_size, prompt)
-        else:
-            inputs = [row["input"] for row in rows]
-            chunk = model.encode(inputs, batch_size=batch_size, prompt=prompt, show_progress_bar=False)
-        vectors.append(np.asarray(chunk, dtype=np.float32))
-        bar.update(len(rows))
-    bar.close()
+    if use not in ("text", "image", "fused"):
+        raise ValueError(f"use={use!r}; choose text, image or fused.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; give at least 1.")
+    wanted = ["id", *(["text", "text_parts"] if use != "image" else []), *(["image"] if use != "text" else [])]
+    items = items.select_columns([name for name in wanted if name in items.column_names])
+    with_images = "image" in items.column_names
+    if with_images and reader is None:
+        reader = ImageReader(ImagePolicy(root=_common_folder(items)))
+    size = batch_size if with_images else batch_size * _TEXTS_A_CHUNK
+    modes = [(module, module.training) for module in model.modules()]
+    vectors: list[np.ndarray] = []
+    bar = tqdm(total=len(items), desc="encode", unit="item", disable=not show_progress_bar)
+    try:
+        for rows, owners, weights in _prefetched_chunks(items, use, size, reader):
+            inputs = rows if isinstance(model[0], Transformer) else [row["text"] for row in rows]
+            encoded = model.encode(
+                inputs, prompt=prompt, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
+            )
+            vectors.append(_summed(np.asarray(encoded, dtype=np.float32), owners, weights))
+            bar.update(len(vectors[-1]))
+    finally:
+        bar.close()
+        for module, training in modes:
+            module.training = training
     if not vectors:
         return np.zeros((0, model.get_embedding_dimension() or 0), dtype=np.float32)
-    joined = np.concatenate(vectors)
-    return joined / np.maximum(np.linalg.norm(joined, axis=1, keepdims=True), 1e-12)
+    return np.concatenate(vectors)
 
 
-def _read_ahead(
-    table: Dataset, bounds: list[range], use: str, reader: ImageReader | None
-) -> Iterator[list[dict[str, Any]]]:
-    """Rows of each chunk with their decoded inputs; the next chunk is decoded while this one is encoded."""
-    workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-
-        def read(rows: range) -> list[Any]:
-            batch = table[rows.start : rows.stop]
-            items = [{name: batch[name][i] for name in batch} for i in range(len(rows))]
-            return [pool.submit(_input, item, use, reader) for item in items]
-
-        ahead = read(bounds[0]) if bounds else []
-        for number in range(len(bounds)):
-            here, ahead = ahead, read(bounds[number + 1]) if number + 1 < len(bounds) else []
-            yield [future.result() for future in here]
+# A chunk's rows, the item each belongs to (numbered within the chunk), and the row's weight there.
+Chunk = tuple[list[dict[str, Any]], np.ndarray, np.ndarray]
 
 
-def _input(item: dict[str, Any], use: str, reader: ImageReader | None) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    if use != "image" and item.get("text") is not None:
-        row["text"] = item["text"]
-    if use != "text" and item.get("image") is not None and reader is not None:
-        image = reader.read(item["image"], id=item["id"])
-        if image is None:
-            raise DataError(
-                f"the image of item {item['id']!r} cannot be read; scan and leave it out first", field="image"
-            )
-        row["image"] = image
-    return {**item, "input": row}
+def _prefetched_chunks(items: Dataset, use: Use, size: int, reader: Reader | None) -> Iterator[Chunk]:
+    starts = range(0, len(items), size)
+    with ThreadPoolExecutor(_DECODERS) as decoders, ThreadPoolExecutor(1) as ahead:
+        waiting = None
+        try:
+            for start in starts:
+                following = ahead.submit(_chunk, items[start : start + size], start, use, reader, decoders)
+                if waiting is not None:
+                    yield waiting.result()
+                waiting = following
+            if waiting is not None:
+                yield waiting.result()
+        finally:
+            if waiting is not None:
+                waiting.cancel()
 
 
-def _encode_parts(
-    model: SentenceTransformer, rows: list[dict[str, Any]], batch_size: int, prompt: str | None
-) -> np.ndarray:
-    parts = [(number, part) for number, row in enumerate(rows) for part in row["text_parts"]]
-    inputs = [{"text": part["text"]} for _, part in parts]
-    vectors = model.encode(
-        inputs, batch_size=batch_size, prompt=prompt, show_progress_bar=False, normalize_embeddings=True
-    )
-    summed = np.zeros((len(rows), vectors.shape[1]), dtype=np.float32)
-    for (number, part), vector in zip(parts, vectors):
-        summed[number] += part["weight"] * vector
-    return summed
-
-
-@torch.inference_mode()
-def _encode_stored(
-    model: SentenceTransformer, rows: list[dict[str, Any]], stored: ImageFeatures, batch_size: int, prompt: str | None
-) -> np.ndarray:
-    was_training = model.training
-    model.eval()
-    chunks = []
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        texts = [number for number, row in enumerate(batch) if "text" in row["input"]]
-        features: dict[str, Any] = {
-            "input_ids": torch.zeros(len(batch), 1, dtype=torch.int64),
-            "attention_mask": torch.zeros(len(batch), 1, dtype=torch.int64),
-        }
-        if texts:
-            tokens = model.preprocess([{"text": batch[number]["text"]} for number in texts], prompt=prompt)
-            for name, value in tokens.items():
-                if isinstance(value, torch.Tensor):
-                    features[name] = value.new_zeros((len(batch), *value.shape[1:]))
-                    features[name][texts] = value
-        shown = [row.get("image") is not None for row in batch]
-        ids = [row["id"] for row, show in zip(batch, shown) if show]
-        if ids:
-            features["pixel_values"] = stored.load(ids, [0] * len(ids))
-            features["num_images_per_sample"] = torch.tensor(shown, dtype=torch.int64)
-        features = {name: value.to(model.device) for name, value in features.items()}
-        chunks.append(model({**features, "modality": "message"})["sentence_embedding"].float().cpu().numpy())
-    model.train(was_training)
-    return np.concatenate(chunks)
-
-
-def _check(items: Dataset, use: str) -> None:
-    if use not in ("text", "image", "fused"):
-        raise ValueError(f"use={use!r}; it must be 'text', 'image' or 'fused'.")
-    if use == "fused" and "text_parts" in items.column_names and "image" in items.column_names:
-        if not items.with_format("arrow")[:]["image"].null_count == len(items):
-            raise DataError(
-                "items with text_parts and images cannot be fused; encode text and image apart", field="text_parts"
-            )
-    wanted = ["text", "image"] if use == "fused" else [use]
-    missing = np.ones(len(items), dtype=bool)
-    for name in wanted:
-        if name in items.column_names:
-            missing &= items.select_columns([name]).with_format("arrow")[:][name].is_null().to_numpy()
-    if missing.any():
-        row = int(missing.argmax())
-        raise DataError(
-            f"{int(missing.sum())} items have no {' and no '.join(wanted)} to encode, first {items[row]['id']!r}",
-            row=row,
-            field=wanted[0],
+def _chunk(batch: dict[str, list], start: int, use: Use, reader: Reader | None, decoders: ThreadPoolExecutor) -> Chunk:
+    count = len(next(iter(batch.values())))
+    ids = batch.get("id") or [f"row {row}" for row in range(start, start + count)]
+    sources = batch.get("image") or [None] * count
+    pictures = list(decoders.map(lambda pair: _read(reader, *pair), zip(sources, ids)))
+    texts, parts = (batch.get(name) or [None] * count for name in ("text", "text_parts"))
+    rows: list[dict[str, Any]] = []
+    owners, weights, missing = [], [], []
+    for item in range(count):
+        image = {"image": pictures[item]} if pictures[item] is not None else {}
+        weighted = [(part["text"], part["weight"]) for part in parts[item] or []]
+        if not weighted and texts[item] is not None:
+            weighted = [(texts[item], 1.0)]
+        if (use == "text" and not weighted) or (use == "image" and not image) or not (weighted or image):
+            missing.append(ids[item])
+            continue
+        for text, weight in weighted or [(None, 1.0)]:
+            rows.append({"text": text, **image} if text is not None else dict(image))
+            owners.append(item)
+            weights.append(weight)
+    if missing:
+        shown = ", ".join(repr(id) for id in missing[:10]) + (" …" if len(missing) > 10 else "")
+        what = "neither a text nor an image" if use == "fused" else f"no {use}"
+        raise ValueError(
+            f"{len(missing)} items of this chunk have {what}: {shown}; leave them out or use another modality."
         )
+    return rows, np.asarray(owners), np.asarray(weights, dtype=np.float32)
+
+
+def _read(reader: Reader | None, source: Any, id: str) -> Image.Image | None:
+    if source is None or reader is None:
+        return None
+    image = reader.read(source, id=id)
+    if image is None:
+        raise ValueError(
+            f"the image of item {id!r} cannot be read; leave it out (mmembed.images.scan_images finds them)."
+        )
+    return image
+
+
+def _summed(vectors: np.ndarray, owners: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(rows, dim) → (items, dim)."""
+    if len(owners) == owners[-1] + 1:  # one row an item
+        return vectors
+    total = np.zeros((owners[-1] + 1, vectors.shape[1]), dtype=np.float32)
+    np.add.at(total, owners, vectors * weights[:, None])
+    lengths = np.linalg.norm(total, axis=1, keepdims=True)
+    if not lengths.all():
+        raise ValueError("the weighted parts of an item cancel out; give positive weights.")
+    return total / lengths
 
 
 def _common_folder(items: Dataset) -> str | None:
-    if "image" not in items.column_names:
+    """The folder below which all image paths lie; None when there is no path."""
+    folders = set()
+    for batch in items.select_columns(["image"]).iter(1000):
+        for image in batch["image"]:
+            if isinstance(image, dict) and image.get("bytes") is None and image.get("path") is not None:
+                folders.add(os.path.dirname(image["path"]))
+    if not folders:
         return None
-    column = items.select_columns(["image"]).with_format("arrow")[:]["image"].combine_chunks()
-    if column.null_count == len(column) or not hasattr(column.type, "get_field_index"):
-        return None
-    paths = [path for path in column.field("path").drop_null().to_pylist() if os.path.isabs(path)]
-    return os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else None
+    try:
+        common = os.path.commonpath(list(folders))
+    except ValueError as error:
+        raise ValueError(f"image paths are not all absolute ({error}); pass a reader.") from None
+    if common in (os.sep, ""):
+        raise ValueError("the images lie under no common folder; pass a reader whose policy names their root.")
+    return common

@@ -1,0 +1,208 @@
+"""`load_model`: a SentenceTransformer from anything that can be named, and from a dual encoder in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin
+
+from mmembed.models import DualEncoderModel, DualEncoderProcessor
+from mmembed.models.multimodal_transformer import MultimodalTransformer, adopt
+
+_FORWARD = {"method": "forward", "method_output_name": "pooler_output"}
+_DUAL_ENCODER_MODALITIES = {
+    "text": _FORWARD,
+    "image": _FORWARD,
+    ("image", "text"): _FORWARD,
+    "message": {**_FORWARD, "format": "structured"},
+}
+
+
+class ModelError(ValueError):
+    """A folder or name that no embedding model can be made of, with what to do."""
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    pooling: str | None = None,
+    model_kwargs: dict[str, Any] | None = None,
+    processor_kwargs: dict[str, Any] | None = None,
+) -> SentenceTransformer:
+    """A `SentenceTransformer` that reads rows of text, image and both, from a folder or a name on the Hub.
+
+    What sentence-transformers saved keeps its modules. A plain transformers folder of a two-tower model becomes
+    [Transformer, Normalize]; of any other model [Transformer, Pooling, Normalize], pooled at the last token where the
+    model is a decoder and at the mean where it is not.
+
+    Args:
+        name_or_path: CLIP, SigLIP, Chinese-CLIP, AltCLIP, MetaCLIP 2, BLIP, VisionTextDualEncoder, a vision-language
+            model, mmembed's own dual encoder or a text embedder.
+        device: Where the model is put; chosen by sentence-transformers when None.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Run the code that a model brings.
+        pooling: Pooling of a plain transformers folder instead of the one above: "mean", "cls", "lasttoken", ...
+        model_kwargs: Arguments of `AutoModel.from_pretrained`. Weights that are not safetensors are pickles, which run
+            code when read; they are refused unless `use_safetensors` is False here.
+        processor_kwargs: Arguments of `AutoProcessor.from_pretrained`.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ModelError: If it is no such model.
+    """
+    name = os.fspath(name_or_path)
+    _check_folder(name)
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    model_kwargs = {"use_safetensors": True, **(model_kwargs or {})}
+    saved_by_st = _has_file(name, "modules.json", revision)
+    if saved_by_st and pooling is not None:
+        raise ModelError(
+            f"{name} was saved with its modules; pooling={pooling!r} is only for plain transformers models."
+        )
+    try:
+        if saved_by_st:
+            model = SentenceTransformer(
+                name, device=device, model_kwargs=model_kwargs, processor_kwargs=processor_kwargs, **hub
+            )
+        else:
+            model = SentenceTransformer(
+                modules=_modules(name, hub, pooling, model_kwargs, processor_kwargs), device=device
+            )
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"{name} cannot be loaded: {_reason(error, name)}") from error
+    return adopt(model).eval()
+
+
+def sentence_transformer(model: DualEncoderModel, processor: DualEncoderProcessor) -> SentenceTransformer:
+    """Wrap a dual encoder that is in memory.
+
+    Args:
+        model: The dual encoder; the very object is used.
+        processor: Its processor.
+
+    Returns:
+        [Transformer, Normalize]; its `save_pretrained` folder loads in plain sentence-transformers, with
+        `import mmembed.models` before it or `trust_remote_code=True`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        module = _transformer_around(model, folder)
+    module.processor = processor
+    module.input_formatter.processor = processor
+    return SentenceTransformer(modules=[module, Normalize()], device=str(model.device))
+
+
+def _transformer_around(model: PreTrainedModel, folder: str) -> MultimodalTransformer:
+    """A module that holds this very model, the processor being read from the folder."""
+
+    class Built(MultimodalTransformer):
+        def _load_config(self, *args: Any, **kwargs: Any) -> tuple[PretrainedConfig, bool]:
+            return model.config, False
+
+        def _load_model(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
+            return model
+
+    module = Built(folder, **_dual_encoder_arguments())
+    module.__class__ = MultimodalTransformer
+    return module
+
+
+def _dual_encoder_arguments() -> dict[str, Any]:
+    return {
+        "modality_config": {name: dict(entry) for name, entry in _DUAL_ENCODER_MODALITIES.items()},
+        "module_output_name": "sentence_embedding",
+        # There is no template whose end a long text could lose.
+        "processing_kwargs": {"chat_template": {"restore_suffix": False}},
+    }
+
+
+def _modules(
+    name: str,
+    hub: dict[str, Any],
+    pooling: str | None,
+    model_kwargs: dict[str, Any],
+    processor_kwargs: dict[str, Any] | None,
+) -> list[Any]:
+    config = AutoConfig.from_pretrained(name, **hub)
+    own = _dual_encoder_arguments() if config.model_type == DualEncoderModel.config_class.model_type else {}
+    module = MultimodalTransformer(
+        name,
+        model_kwargs={**hub, **model_kwargs},
+        processor_kwargs={**hub, **(processor_kwargs or {})},
+        config_kwargs=dict(hub),
+        **own,
+    )
+    if "image" in module.modality_config and not isinstance(module.processor, ProcessorMixin):
+        raise ModelError(f"{name} has no processor, only a {type(module.processor).__name__}.")
+    if module.module_output_name == "sentence_embedding":
+        if pooling is not None:
+            raise ModelError(f"{name}: {config.model_type} pools its rows itself; leave pooling out.")
+        return [module, Normalize()]
+    mode = pooling or ("lasttoken" if _is_decoder(module.config) else "mean")
+    return [module, Pooling(module.get_embedding_dimension(), pooling_mode=mode), Normalize()]
+
+
+def _is_decoder(config: PretrainedConfig) -> bool:
+    """Whether a token sees only those before it, so that the last one alone has read the whole row."""
+    names = config.architectures or []
+    text = config.get_text_config()
+    if getattr(config, "is_causal", True) is False or getattr(text, "is_causal", True) is False:
+        return False
+    return any(name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")) for name in names)
+
+
+def _check_folder(name: str) -> None:
+    folder = Path(name)
+    if folder.is_file():
+        raise ModelError(f"{name} is a file; pass the folder that holds it.")
+    if not folder.is_dir():
+        if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+            raise ModelError(f"{name} does not exist.")
+        return
+    names = {path.name for path in folder.iterdir()}
+    if "adapter_config.json" in names:
+        raise ModelError(
+            f"{name} holds a peft adapter, not a model; load its base model, put the adapter in with peft, call "
+            "merge_and_unload and save the result."
+        )
+    if not names & {"config.json", "modules.json"}:
+        shown = ", ".join(sorted(names)[:5]) or "nothing"
+        raise ModelError(f"{name} is not a model folder: it has neither config.json nor modules.json, but {shown}.")
+    if "config.json" in names and "modules.json" not in names:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or "model_type" not in config:
+            raise ModelError(f"{name}/config.json has no 'model_type'; it is not of a transformers model.")
+
+
+def _has_file(name: str, file: str, revision: str | None) -> bool:
+    if os.path.isdir(name):
+        return (Path(name) / file).is_file()
+    from sentence_transformers.util import load_file_path
+
+    return load_file_path(name, file, revision=revision) is not None
+
+
+def _reason(error: Exception, name: str) -> str:
+    text = str(error).strip().split("\n")[0]
+    if "safetensors" in text or "model.safetensors" in text:
+        return f"{text} Only safetensors are read; pass model_kwargs={{'use_safetensors': False}} if you trust whoever made it."
+    if "model_type" in text or "model type" in text or "does not recognize this architecture" in text:
+        return f"{text} Is it of a newer transformers, or is its own code needed (trust_remote_code=True)?"
+    if "processing class" in text or "tokenizer" in text.lower() or "preprocessor" in text or "image processor" in text:
+        return (
+            f"{text} Its processor is missing or broken: copy the tokenizer and preprocessor files beside the weights."
+        )
+    return f"{type(error).__name__}: {text}"
