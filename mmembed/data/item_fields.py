@@ -107,7 +107,9 @@ class ItemFields:
         if self.text_parts is not None:
             present = {name: value for name, value in values.items() if value is not None}
             total = sum(self.text_parts[name] for name in present)
-            parts = [{"text": text, "weight": self.text_parts[name] / total} for name, text in present.items()]
+            parts: list[dict[str, Any]] = [
+                {"text": text, "weight": self.text_parts[name] / total} for name, text in present.items()
+            ]
             return (max(parts, key=lambda part: part["weight"])["text"] if parts else None), parts
         if self.text_template is not None:
             if all(value is None for value in values.values()):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -114,7 +115,7 @@ def _file_key_or_error(path: str) -> int | OSError:
         return error
 
 
-def _distinct_keys(column: pa.ChunkedArray, key) -> np.ndarray:
+def _distinct_keys(column: pa.ChunkedArray, key: Callable[[str], int]) -> np.ndarray:
     """The key of each value, computed once for each distinct one."""
     if pa.types.is_null(column.type):
         return np.zeros(len(column), dtype=np.int64)

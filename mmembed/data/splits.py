@@ -57,6 +57,10 @@ def split_by_group(
     """
     if by not in items.column_names:
         raise ValueError(f"by={by!r} is not a column; found {items.column_names}{did_you_mean(by, items.column_names)}")
+    if test_percent != int(test_percent) or validation_percent != int(validation_percent):
+        raise ValueError(
+            f"test_percent={test_percent}, validation_percent={validation_percent}: whole numbers of hundredths"
+        )
     if test_percent < 0 or validation_percent < 0 or test_percent + validation_percent >= 100:
         raise ValueError(
             f"test_percent={test_percent} and validation_percent={validation_percent}: neither is below 0 "

@@ -31,6 +31,14 @@ class ColumnFault(ValueError):
         self.index = index
 
 
+class TypeConflict(ColumnFault):
+    """Two types of which no column can hold both."""
+
+    def __init__(self, earlier: pa.DataType, found: pa.DataType) -> None:
+        self.earlier = str(earlier) if len(str(earlier)) < 60 else f"{str(earlier)[:60]}…"
+        super().__init__(f"found {found} where earlier rows hold {self.earlier}")
+
+
 def infer_type(values: Sequence[Any], depth: int = 0) -> pa.DataType:
     """The one Arrow type that holds every value as it is, or ColumnFault.
 
@@ -90,7 +98,7 @@ def merge_types(first: pa.DataType, second: pa.DataType) -> pa.DataType:
             # Arrow's own promotion of integers to wider ones and floats, and of strings to large strings.
             schemas = [pa.schema([("column", kind)]) for kind in (first, second)]
             return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    raise ColumnFault(f"found {second} where earlier rows hold {first}")
+    raise TypeConflict(first, second)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -123,13 +131,17 @@ def typed_column(values: list[Any], so_far: pa.DataType) -> tuple[pa.Array | pa.
             kind = infer_type([value])
             so_far = merge_types(so_far, kind)
             pa.array([value], type=so_far)
+        except TypeConflict as conflict:
+            reason = f"where earlier rows hold {conflict.earlier}; make the column one type"
         except UnicodeEncodeError:
-            raise ColumnFault("a lone surrogate, half of a character; remove it", index) from None
+            reason = "a lone surrogate in it, half of a character; remove it"
         except (ValueError, OverflowError, pa.ArrowException) as error:
-            earlier = "" if pa.types.is_null(so_far) else f" where earlier rows hold {so_far}"
-            reason = str(error).splitlines()[0] if pa.types.is_null(so_far) or "nested" in str(error) else ""
-            found = f"found {shown(value)}{earlier}{': ' if reason else ''}{reason}"
-            raise ColumnFault(f"{found}; make the column one type, or leave it out with keep_columns", index) from None
+            reason = f": {str(error).splitlines()[0]}"
+        else:
+            continue
+        raise ColumnFault(
+            f"found {shown(value)} {reason}, or leave it out with keep_columns".replace(" : ", ": "), index
+        )
     raise ColumnFault(str(first_error).splitlines()[0])
 
 

@@ -124,7 +124,8 @@ def write(
     if delimiter is None:
         delimiter = "\t" if path.lower().endswith(".tsv") else ","
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        # RFC 4180's line ends: the csv module quotes a carriage return or line feed in a cell only if it ends lines here.
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")
         writer.writerow([name if raw else _guarded(name) for name in columns])
         for number, row in enumerate(rows):
             extra = [name for name in row if name not in columns]

@@ -90,8 +90,8 @@ def _parse(raw: bytes, number: int, path: str, decoder: json.JSONDecoder) -> dic
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        keys = [key for key, _ in pairs]
+        twice = next(key for position, key in enumerate(keys) if key in keys[:position])
         raise ValueError(f"the key {twice!r:.80} stands twice in one object; which of the two counts?")
     return row
 
@@ -122,10 +122,8 @@ def write(path: str | os.PathLike, rows: Iterable[dict[str, Any]]) -> None:
             try:
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             except (TypeError, ValueError):
-                field = next((name for name, value in row.items() if not _fits(value)), None)
-                message = (
-                    f"found {shown(row.get(field))}, which JSON cannot hold; write parquet, or leave the column out"
-                )
+                field, value = next(((name, one) for name, one in row.items() if not _fits(one)), (None, row))
+                message = f"found {shown(value)}, which JSON cannot hold; write parquet, or leave the column out"
                 raise DataError(message, file=path, row=number, field=field) from None
 
 
