@@ -163,12 +163,12 @@ def _product_row(product: Product, language: str) -> dict[str, Any]:
     chance = Chance(product.seed, "missing", product.id)
     missing = {name for name, probability in _MISSING.items() if chance.happens(probability)}
     titles = {f"title_{code}": title(product, code) for code in LANGUAGES}
-    descriptions = {f"description_{code}": description(product, code) for code in LANGUAGES}
+    descriptions: dict[str, str | None] = {f"description_{code}": description(product, code) for code in LANGUAGES}
     row: dict[str, Any] = {name: getattr(product, name) for name in (*_STRINGS, "price", "adult")}
     row["details"] = [value for _, value in product.details]
     row.update({name: None for name in missing & row.keys()})
     if "price" in missing:
         row["price_band"] = None
     if "description" in missing:
-        descriptions = dict.fromkeys(descriptions)
+        descriptions = {name: None for name in descriptions}
     return {"text": titles[f"title_{language}"], **titles, **descriptions, **row}

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from mmembed.data.catalogue.products import BRANDS, COLOURS, Chance, Product
 from mmembed.data.catalogue.silhouettes import LIGHT, MAIN, SHADE, SILHOUETTES, TRIM, Pen
 
-DRAWING_VERSION = 1  # goes up whenever the same product would get other pixels
+DRAWING_VERSION = 2  # goes up whenever the same product would get other pixels
 BACKGROUNDS = ("studio", "gradient", "wall", "table", "clutter")
 _WALLS = ((232, 222, 208), (206, 218, 226), (218, 226, 210), (228, 210, 214), (214, 208, 226), (196, 200, 204))
 _TABLES = ((188, 150, 112), (150, 120, 96), (214, 206, 198), (120, 124, 130))
@@ -97,7 +97,7 @@ def _view(chance: Chance, index: int, side: float) -> tuple[float, ...]:
 def _sheet(matrix: tuple[float, ...], side: int, step: float) -> tuple[np.ndarray, np.ndarray]:
     """The sheet coordinates (side, side) of pixels that are `step` drawing pixels apart."""
     a, b, c, d, e, f = matrix
-    down = np.float32((np.arange(side, dtype=np.float32) + 0.5) * step)
+    down = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(step)
     det = a * e - b * d
     x, y = down[None, :] - np.float32(c), down[:, None] - np.float32(f)
     return np.float32(e / det) * x - np.float32(b / det) * y, np.float32(a / det) * y - np.float32(d / det) * x
