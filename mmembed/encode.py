@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from datasets import Dataset
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from tqdm.auto import tqdm
 
+from mmembed.data.collators import ImageFeatures, with_activations
 from mmembed.images import ImagePolicy, ImageReader
 
 _DECODERS = 4
@@ -36,6 +39,7 @@ def encode_items(
     batch_size: int = 64,
     reader: Reader | None = None,
     prompt: str | None = None,
+    image_features: ImageFeatures | None = None,
     show_progress_bar: bool = False,
 ) -> np.ndarray:
     """One vector for each item.
@@ -50,6 +54,8 @@ def encode_items(
         batch_size: Rows a forward pass.
         reader: Reads images. When None, paths are read below the folder that all of the items' paths have in common.
         prompt: Put before each text.
+        image_features: Stored activations of a frozen vision tower to use instead of the images, see
+            `mmembed.training.image_features`.
         show_progress_bar: Show one.
 
     Returns:
@@ -72,7 +78,9 @@ def encode_items(
     wanted = ["id", *(["text", "text_parts"] if use != "image" else []), *(["image"] if use != "text" else [])]
     items = items.select_columns([name for name in wanted if name in items.column_names])
     with_images = "image" in items.column_names
-    if with_images and reader is None:
+    if with_images and image_features is not None:
+        reader = _StoredReader(image_features)
+    elif with_images and reader is None:
         reader = ImageReader(ImagePolicy(root=_common_folder(items)))
     size = batch_size if with_images else batch_size * _TEXTS_A_CHUNK
     modes = [(module, module.training) for module in model.modules()]
@@ -81,9 +89,12 @@ def encode_items(
     try:
         for rows, owners, weights in _prefetched_chunks(items, use, size, reader):
             inputs = rows if isinstance(model[0], Transformer) else [row["text"] for row in rows]
-            encoded = model.encode(
-                inputs, prompt=prompt, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
-            )
+            if image_features is not None and with_images:
+                encoded = _encode_activations(model, rows, batch_size, prompt)
+            else:
+                encoded = model.encode(
+                    inputs, prompt=prompt, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
+                )
             vectors.append(_summed(np.asarray(encoded, dtype=np.float32), owners, weights))
             bar.update(len(vectors[-1]))
     finally:
@@ -93,6 +104,30 @@ def encode_items(
     if not vectors:
         return np.zeros((0, model.get_embedding_dimension() or 0), dtype=np.float32)
     return np.concatenate(vectors)
+
+
+class _StoredReader:
+    """Gives an item's stored activations where another reader gives its image."""
+
+    def __init__(self, image_features: ImageFeatures) -> None:
+        self.image_features = image_features
+
+    def read(self, source: Any, id: str) -> Any:
+        return self.image_features.load([id], [0])[0]
+
+
+@torch.inference_mode()
+def _encode_activations(
+    model: SentenceTransformer, rows: list[dict[str, Any]], batch_size: int, prompt: str | None
+) -> np.ndarray:
+    """As `model.encode`, for rows whose images are stored activations."""
+    model.eval()
+    chunks = []
+    for start in range(0, len(rows), batch_size):
+        features = with_activations(rows[start : start + batch_size], partial(model.preprocess, prompt=prompt))
+        features = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
+        chunks.append(torch.nn.functional.normalize(model(features)["sentence_embedding"].float(), dim=-1).cpu())
+    return torch.cat(chunks).numpy()
 
 
 # A chunk's rows, the item each belongs to (numbered within the chunk), and the row's weight there.

@@ -29,6 +29,8 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# A progressive JPEG has about ten scans. A hostile one repeats a scan of a few bytes thousands of times: seconds a kilobyte.
+_START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 200
 _LONGEST_PROFILE = 4 << 20  # bytes; real ICC profiles stay below 3 MB
 _PROFILE_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
 
@@ -79,10 +81,10 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         >>> check_size(640, 480, max_pixels=1_000_000)
     """
     if width < 1 or height < 1:
-        raise ImageError(f"the image is {width}x{height}: it has no pixels; remove or replace it")
+        raise ImageError(f"the image is {width} x {height}: it has no pixels; remove or replace it")
     if width * height > max_pixels:
         raise ImageError(
-            f"the image is {width}x{height}: {width * height} pixels are more than max_pixels={max_pixels}; make it "
+            f"the image is {width} x {height}: {width * height} pixels are more than max_pixels={max_pixels}; make it "
             "smaller, or raise"
             " ImagePolicy(max_pixels=...) if you trust where it comes from"
         )
@@ -159,6 +161,10 @@ def decode(
         with _quiet():
             image = Image.open(io.BytesIO(data), formats=tuple(formats))
         check_size(*image.size, max_pixels)
+        if image.format in ("JPEG", "MPO") and data.count(_START_OF_SCAN) > _MOST_SCANS:
+            raise ImageError(
+                f"the JPEG file has more than {_MOST_SCANS} scans, each of which costs a pass over all pixels; save it anew"
+            )
         if at_least is not None and image.format == "JPEG":
             image.draft(None, (at_least, at_least))
         return normalised(image, background=background)

@@ -60,7 +60,7 @@ class ImagePolicy:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r}: give a whole number of at least 1")
-        background = tuple(self.background)
+        background = tuple(self.background) if isinstance(self.background, (tuple, list)) else ()
         if len(background) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in background):
             raise ValueError(f"background={self.background!r}: give three whole numbers from 0 to 255")
         object.__setattr__(self, "background", background)

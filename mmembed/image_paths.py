@@ -133,7 +133,13 @@ def resolve_under(
             ...
         mmembed.image_paths.ImageError: image path '../a.png' is refused: it leads outside the root (directly, ...
     """
-    given = os.fspath(path)
+    return _located(root, os.fspath(path), allow_hardlinks, must_exist)[1]
+
+
+def _located(
+    root: str | os.PathLike[str], given: str, allow_hardlinks: bool, must_exist: bool = True
+) -> tuple[str, str]:
+    """The real locations of the root and of the path."""
     check_spelling(given)
     real_root = _real_root(root)
     try:
@@ -141,12 +147,12 @@ def resolve_under(
         status = os.stat(real, follow_symlinks=False)
     except FileNotFoundError:
         if not must_exist:
-            return real
+            return real_root, real
         raise _refused(given, "there is no such file under the root", "check the path and the root") from None
     except OSError as error:
         raise _refused(given, f"the system says: {error.strerror}", "check the path and the permissions") from None
     _check_file(status, given, allow_hardlinks)
-    return real
+    return real_root, real
 
 
 def _open_without_links(real_root: str, real: str) -> int:
@@ -156,7 +162,7 @@ def _open_without_links(real_root: str, real: str) -> int:
     flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NOCTTY", 0)
     if os.open not in os.supports_dir_fd:
         return os.open(real, flags)
-    *folders, name = PurePath(os.path.relpath(real, real_root)).parts
+    *folders, name = PurePath(real[len(os.path.join(real_root, "")) :]).parts
     directory = os.open(real_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for folder in folders:
@@ -197,9 +203,9 @@ def read_under(
         b'abc'
     """
     given = os.fspath(path)
-    real = resolve_under(root, given, allow_hardlinks=allow_hardlinks)
+    real_root, real = _located(root, given, allow_hardlinks)
     try:
-        descriptor = _open_without_links(_real_root(root), real)
+        descriptor = _open_without_links(real_root, real)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             _check_file(status, given, allow_hardlinks)

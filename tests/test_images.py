@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile
 
+from mmembed import image_paths
 from mmembed.images import (
     ImageError,
     ImagePolicy,
@@ -591,7 +592,7 @@ start = time.perf_counter()
 try:
     load_image(data)
 except ImageError as error:
-    assert "max_pixels=89478485" in str(error) and "12000x12000" in str(error), error
+    assert "max_pixels=89478485" in str(error) and "12000 x 12000" in str(error), error
 else:
     raise SystemExit("accepted")
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
@@ -611,6 +612,15 @@ def test_pixel_bombs_leave_pillows_settings_alone(side):
         with pytest.raises(ImageError, match="max_pixels"):
             load_image(bomb_png(side, side))
     assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES) == before
+
+
+@pytest.mark.security
+def test_jpeg_of_endless_scans_is_refused():
+    data = encoded(SMOOTH, "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert load_image(data[:-2] + last * 20 + data[-2:]).size == (32, 32)
+    with pytest.raises(ImageError, match="more than 200 scans"):
+        load_image(data[:-2] + last * 300 + data[-2:])
 
 
 def test_limits_of_pixels_and_bytes_are_the_policys():
@@ -761,13 +771,13 @@ def test_without_a_root_no_path_is_read(root, monkeypatch):
 @pytest.mark.security
 @pytest.mark.parametrize("part", ["file", "folder"])
 def test_a_link_swapped_in_after_the_check_is_not_followed(part, root, monkeypatch):
-    from mmembed import image_paths
+    image_paths_located = image_paths._located
 
     def swap(stage):
         def resolved(*args, **kwargs):
-            real = resolve_under(*args, **kwargs)
+            located = image_paths_located(*args, **kwargs)
             stage()
-            return real
+            return located
 
         return resolved
 
@@ -780,7 +790,7 @@ def test_a_link_swapped_in_after_the_check_is_not_followed(part, root, monkeypat
         (root / "folder").symlink_to(root.parent)
 
     (root.parent / "a.png").write_bytes(encoded(COLOUR))
-    monkeypatch.setattr(image_paths, "resolve_under", swap(swap_file if part == "file" else swap_folder))
+    monkeypatch.setattr(image_paths, "_located", swap(swap_file if part == "file" else swap_folder))
     with pytest.raises(ImageError, match="cannot be read"):
         load_image("folder/a.png", policy=ImagePolicy(root=root))
 

@@ -17,8 +17,16 @@ WORDS = [f"word{i} colour{i % 5} red blue shirt mug" for i in range(60)]
 
 def tiny_dual_encoder(**config) -> SentenceTransformer:
     """A dual encoder of some thousand parameters over texts of `WORDS` and 32-pixel images."""
-    sizes = {"text_width": 16, "text_layers": 1, "text_heads": 2, "image_widths": (8, 16), "image_depths": (1, 1)}
-    return build_dual_encoder(WORDS, **{"projection_dim": 8, "image_size": 32, "image_stem": 8, **sizes, **config})
+    sizes = {
+        "text_hidden_size": 16,
+        "text_layers": 1,
+        "text_heads": 2,
+        "image_hidden_sizes": (8, 16),
+        "image_depths": (1, 1),
+    }
+    return build_dual_encoder(
+        WORDS, **{"projection_dim": 8, "image_size": 32, "image_embedding_size": 8, **sizes, **config}
+    )
 
 
 def tiny_clip(folder: str | None = None) -> SentenceTransformer:
@@ -28,7 +36,9 @@ def tiny_clip(folder: str | None = None) -> SentenceTransformer:
     text = {**small, "vocab_size": len(tokenizer), "max_position_embeddings": 16}
     text.update(eos_token_id=tokenizer.sep_token_id, bos_token_id=tokenizer.cls_token_id, pad_token_id=0)
     torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=8))
+    model = CLIPModel(
+        CLIPConfig(text_config=text, vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=8)
+    )
     images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder or temporary)

@@ -72,12 +72,13 @@ class Augmentation:
             _check_number(name, getattr(self, name), 0.0, 1.0)
         _check_number("rotation", self.rotation, 0.0, 180.0)
         if not isinstance(self.colour, (int, float)):
-            object.__setattr__(self, "colour", tuple(self.colour))
-        if not isinstance(self.colour, (int, float)) and len(self.colour) != 4:
-            raise ValueError(f"colour={self.colour!r}: give one number, or (brightness, contrast, saturation, hue)")
+            colour = tuple(self.colour) if isinstance(self.colour, (tuple, list)) else ()
+            if len(colour) != 4:
+                raise ValueError(f"colour={self.colour!r}: give one number, or (brightness, contrast, saturation, hue)")
+            object.__setattr__(self, "colour", colour)
         for amount, highest in zip(self._colour_amounts(), (1.0, 1.0, 1.0, 0.5)):
             _check_number("colour", amount, 0.0, highest)
-        background = tuple(self.background)
+        background = tuple(self.background) if isinstance(self.background, (tuple, list)) else ()
         if len(background) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in background):
             raise ValueError(f"background={self.background!r}: give three whole numbers from 0 to 255")
         object.__setattr__(self, "background", background)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -148,21 +149,9 @@ class PairCollator:
         prompt: str | None,
         epoch: int,
     ) -> dict[str, Any]:
-        """Text is tokenised as ever; where an image is shown, its stored activations stand in for its pixels."""
+        """Where an image is shown, its stored activations stand in for its pixels."""
         stored = self.image_features
-        texts = [i for i, row in enumerate(inputs) if "text" in row]
-        count = len(inputs)
-        features: dict[str, Any] = {}
-        if texts:
-            tokens = self.preprocess([inputs[i] for i in texts], prompt=prompt)
-            for name, value in tokens.items():
-                if isinstance(value, torch.Tensor) and len(value) == len(texts):
-                    features[name] = value.new_zeros((count, *value.shape[1:]))
-                    features[name][texts] = value
-        else:
-            features["input_ids"] = torch.zeros(count, 1, dtype=torch.int64)
-            features["attention_mask"] = torch.zeros(count, 1, dtype=torch.int64)
-        features["modality"] = "message"
+        assert stored is not None
         with_image = [i for i, show in enumerate(shown) if show]
         if with_image:
             picked = [ids[i] for i in with_image]
@@ -172,9 +161,43 @@ class PairCollator:
                     pick(stored.num_views, seed=self.seed, epoch=epoch, id=f"{column}/{id}", salt="view")
                     for id in picked
                 ]
-            features["pixel_values"] = stored.load(picked, views)
-            features["num_images_per_sample"] = torch.tensor(shown, dtype=torch.int64)
-        return features
+            for i, activations in zip(with_image, stored.load(picked, views)):
+                inputs[i]["image"] = activations
+        return with_activations(inputs, partial(self.preprocess, prompt=prompt))
+
+
+def with_activations(rows: list[dict[str, Any]], preprocess: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """A batch whose images are stored activations: texts are tokenised as ever, activations take the place of pixels.
+
+    Args:
+        rows: Dicts with "text", "image" (a float tensor) or both.
+        preprocess: `model.preprocess`, for the rows that have a text.
+
+    Returns:
+        What `model.preprocess` gives, with float `pixel_values`.
+
+    Example:
+        >>> rows = [{"image": torch.zeros(4)}, {"text": "red"}]
+        >>> tokenise = lambda rows: {"input_ids": torch.ones(1, 2), "attention_mask": torch.ones(1, 2)}
+        >>> features = with_activations(rows, tokenise)
+        >>> features["attention_mask"].tolist(), features["num_images_per_sample"].tolist()
+        ([[0.0, 0.0], [1.0, 1.0]], [1, 0])
+    """
+    texts = [i for i, row in enumerate(rows) if "text" in row]
+    features: dict[str, Any] = {"modality": "message"}
+    if texts:
+        for name, value in preprocess([{"text": rows[i]["text"]} for i in texts]).items():
+            if isinstance(value, torch.Tensor) and len(value) == len(texts):
+                features[name] = value.new_zeros((len(rows), *value.shape[1:]))
+                features[name][texts] = value
+    else:
+        features["input_ids"] = torch.zeros(len(rows), 1, dtype=torch.int64)
+        features["attention_mask"] = torch.zeros(len(rows), 1, dtype=torch.int64)
+    shown = [row["image"] for row in rows if "image" in row]
+    if shown:
+        features["pixel_values"] = torch.stack(shown)
+        features["num_images_per_sample"] = torch.tensor([int("image" in row) for row in rows])
+    return features
 
 
 def _input_columns(items: Dataset) -> Dataset:

@@ -62,7 +62,7 @@ class DistinctBatchSampler:
         self.epoch = epoch if epoch is not None else torch.zeros(1, dtype=torch.int64).share_memory_()
         self._planned_epoch, self._carried = -1, np.empty(0, dtype=np.int64)
         self._batches: list[list[int]] = []
-        self._number: int | None = None
+        self._number = 0  # unknown until the first plan
         self._number = len(self._plan(0))
         if not self._number:
             raise DataError(
@@ -97,10 +97,10 @@ class DistinctBatchSampler:
         order = np.concatenate([self._carried, order[~np.isin(order, self._carried)]])
         keys = self._keys(epoch)
         batches, waiting = self._fill(order, keys)
-        if self._number is not None and len(batches) < self._number:
+        if len(batches) < self._number:
             again, _ = self._fill(order, keys)
             batches += again[: self._number - len(batches)]
-        if self._number is not None and len(batches) > self._number:
+        if 0 < self._number < len(batches):
             waiting = [row for batch in batches[self._number :] for row in batch] + waiting
             batches = batches[: self._number]
         return batches, np.array(waiting, dtype=np.int64)
@@ -132,8 +132,8 @@ class DistinctBatchSampler:
                 if batch and batch[-1] == row:
                     taken.update(keys[row])
             while len(batch) < self.global_size:
-                row = next(rows, None)
-                if row is None:
+                row = next(rows, -1)
+                if row < 0:
                     exhausted = True
                     break
                 if taken.isdisjoint(keys[row]):

@@ -6,8 +6,10 @@ from typing import Any
 
 MODEL: dict[str, Any] = {"image_size": 64, "projection_dim": 128}
 
+AUGMENTATION: dict[str, Any] = {"crop": [0.75, 1.0], "flip": 0.5, "colour": 0.1}
+
 TRAINING: dict[str, Any] = {
-    "num_train_epochs": 12.0,
+    "num_train_epochs": 60.0,
     "per_device_train_batch_size": 128,
     "per_device_eval_batch_size": 128,
     "learning_rate": 1e-3,
@@ -22,5 +24,5 @@ TRAINING: dict[str, Any] = {
     },
     "eval_strategy": "no",
     "save_strategy": "no",
-    "logging_steps": 20,
+    "logging_steps": 50,
 }

@@ -52,7 +52,6 @@ def run(options: TrainOptions) -> dict[str, Any]:
     """
     from transformers import set_seed
 
-    from mmembed.data.augment import Augmentation
     from mmembed.data.training_pairs import TrainingPairs
     from mmembed.evaluation.retrieval_evaluator import RetrievalEvaluator
     from mmembed.jobs import run_report
@@ -112,7 +111,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
         ),
         evaluator=evaluator,
         reader=data.reader,
-        augmentation=Augmentation(**options.augmentation) if options.augmentation or stored is not None else None,
+        augmentation=_augmentation(options, stored),
         image_features=stored,
         guide=guide,
     )
@@ -257,6 +256,18 @@ def _stored_features(options: TrainOptions, args: Any, model: SentenceTransforme
             num_views=options.image_feature_views,
             show_progress_bar=not args.disable_tqdm,
         )
+
+
+def _augmentation(options: TrainOptions, stored: Any) -> Any:
+    from mmembed.data.augment import Augmentation
+
+    if stored is not None:
+        return Augmentation()  # images vary by the views that are stored of them
+    if options.items is None:
+        from mmembed.jobs.catalogue_defaults import AUGMENTATION
+
+        return Augmentation(**{**AUGMENTATION, **options.augmentation})
+    return Augmentation(**options.augmentation) if options.augmentation else None
 
 
 def _rank(

@@ -145,8 +145,11 @@ def _modules(
         config_kwargs=dict(hub),
         **own,
     )
-    if "image" in module.modality_config and not isinstance(module.processor, ProcessorMixin):
-        raise ModelError(f"{name} has no processor, only a {type(module.processor).__name__}.")
+    if hasattr(module.config, "vision_config") and not isinstance(module.processor, ProcessorMixin):
+        raise ModelError(
+            f"{name} reads texts and images but has no processor for both, only a {type(module.processor).__name__}; copy "
+            "the tokenizer, preprocessor and processor files beside the weights."
+        )
     if module.module_output_name == "sentence_embedding":
         if pooling is not None:
             raise ModelError(f"{name}: {config.model_type} pools its rows itself; leave pooling out.")
@@ -173,12 +176,7 @@ def _check_folder(name: str) -> None:
             raise ModelError(f"{name} does not exist.")
         return
     names = {path.name for path in folder.iterdir()}
-    if "adapter_config.json" in names:
-        raise ModelError(
-            f"{name} holds a peft adapter, not a model; load its base model, put the adapter in with peft, call "
-            "merge_and_unload and save the result."
-        )
-    if not names & {"config.json", "modules.json"}:
+    if not names & {"config.json", "modules.json", "adapter_config.json"}:
         shown = ", ".join(sorted(names)[:5]) or "nothing"
         raise ModelError(f"{name} is not a model folder: it has neither config.json nor modules.json, but {shown}.")
     if "config.json" in names and "modules.json" not in names:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainerCallback
@@ -24,7 +25,7 @@ class MetricsLog(TrainerCallback):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +34,7 @@ class MetricsLog(TrainerCallback):
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, self.path)
 
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs:
             # train_loss is left out: after a resume it is a part of the sum divided by all steps
             values = {k: v for k, v in logs.items() if k not in ("train_loss", "total_flos")}
@@ -64,7 +65,7 @@ class AverageOwnedGradients(TrainerCallback):
     def __init__(self, parameters: Callable[[], list[torch.nn.Parameter]]) -> None:
         self.parameters = parameters
 
-    def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         owned = self.parameters()
         for parameter in owned:
             if parameter.grad is None:
@@ -84,5 +85,5 @@ class EpochClock(TrainerCallback):
     def __init__(self, epoch: torch.Tensor) -> None:
         self.epoch = epoch
 
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.epoch.fill_(math.floor((state.epoch or 0.0) + 1e-6))

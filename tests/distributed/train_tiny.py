@@ -19,7 +19,9 @@ from mmembed.images import ImageReader
 from mmembed.training.arguments import EmbeddingTrainingArguments
 from mmembed.training.trainer import EmbeddingTrainer
 
-FEATURES = Features({"id": Value("string"), "text": Value("string"), "image": Image(decode=False), "group": Value("string")})
+FEATURES = Features(
+    {"id": Value("string"), "text": Value("string"), "image": Image(decode=False), "group": Value("string")}
+)
 
 
 def items(rows: int, with_image: set[int], with_text: bool) -> Dataset:

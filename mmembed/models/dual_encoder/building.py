@@ -43,7 +43,7 @@ def build_dual_encoder(
     seed: int = 0,
     **config: Any,
 ) -> SentenceTransformer:
-    """A small dual encoder with random weights: a ResNet, a BERT, and a WordPiece vocabulary learnt from the texts.
+    """A small dual encoder with random weights: a ResNet, a BERT, and a byte-pair vocabulary learnt from the texts.
 
     Args:
         texts: The training texts; their words make the vocabulary. Chinese characters are words of their own.
@@ -103,7 +103,7 @@ def build_dual_encoder(
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer whose vocabulary is learnt from the texts; the same texts give the same one.
+    """A lower-casing byte-pair tokenizer whose vocabulary is learnt from the texts; the same texts give the same one.
 
     Args:
         texts: Any language; Chinese characters are words of their own.
@@ -119,17 +119,18 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_length: int) -
     Example:
         >>> tokenizer = train_tokenizer(["Red mug", "红色杯子"], vocab_size=99, max_length=16)
         >>> tokenizer.tokenize("red 红杯")
-        ['red', '红', '杯']
+        ['▁red', '▁红', '▁杯']
     """
     kept = [text for text in texts if text and text.strip()]
     if not kept:
         raise ValueError("a vocabulary is learnt from texts, and there is none.")
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, handle_chinese_chars=True, strip_accents=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    # The trainer counts in threads, and equal counts fall in the order of the pairs: the result is always the same.
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=_SPECIAL, show_progress=False)
+    words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
+    tokenizer.decoder = decoders.Metaspace()
+    # Not WordPiece: its trainer numbers continuation pieces in the order of a hash map, anew in every process.
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=_SPECIAL, show_progress=False)
     tokenizer.train_from_iterator(kept, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",

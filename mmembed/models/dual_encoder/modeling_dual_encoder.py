@@ -110,7 +110,7 @@ class DualEncoderModel(PreTrainedModel):
     def __init__(self, config: DualEncoderConfig) -> None:
         super().__init__(config)
         if config.joint_config is not None:
-            self.joint_model = AutoModel.from_config(config.joint_config)
+            self.joint_model = AutoModel.from_config(config.joint_config, dtype=torch.get_default_dtype())
         elif config.text_config is not None and config.vision_config is not None:
             self.text_model = _tower(config.text_config, with_pooler=config.text_pooling == "pooler")
             self.vision_model = _tower(config.vision_config, with_pooler=config.image_pooling == "pooler")
@@ -180,6 +180,8 @@ class DualEncoderModel(PreTrainedModel):
             return self.joint_model.get_text_features(**inputs).pooler_output
         output = self.text_model(**inputs)
         if self.config.text_pooling == "pooler":
+            if getattr(output, "pooler_output", None) is None:
+                raise ValueError(f"text_pooling='pooler': {type(self.text_model).__name__} has no pooler.")
             return output.pooler_output
         tokens = output.last_hidden_state  # (rows, length, width)
         if self.config.text_pooling == "cls":
@@ -243,7 +245,7 @@ class DualEncoderModel(PreTrainedModel):
         units = self._image_units()
         if units is None:
             output = self.vision_model(pixel_values=activations, output_hidden_states=bool(self.config.image_levels))
-            return self._pool(output.last_hidden_state, output.pooler_output, output.hidden_states)
+            return self._pool(output.last_hidden_state, getattr(output, "pooler_output", None), output.hidden_states)
         # Between the stem and the last convolution lie the layers, whose outputs are the tower's hidden states.
         hidden: dict[int, Tensor] = {start - 2: activations}
         for number in range(start, len(units)):
@@ -538,8 +540,8 @@ def _tower(config: PretrainedConfig, *, with_pooler: bool) -> PreTrainedModel:
     """A pooler that nothing reads would be weights that never learn."""
     kind = MODEL_MAPPING.get(type(config), None)
     if not with_pooler and kind is not None and _has_learnt_pooler(kind):
-        return AutoModel.from_config(config, add_pooling_layer=False)
-    return AutoModel.from_config(config)
+        return AutoModel.from_config(config, dtype=torch.get_default_dtype(), add_pooling_layer=False)
+    return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 
 def _has_learnt_pooler(kind: Any) -> bool:
