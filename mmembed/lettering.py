@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
@@ -71,6 +71,7 @@ class Lettering:
 
     def wrap(self, text: str, *, width: float, lines: int) -> list[str]:
         """Break text into at most `lines` lines of `width` pixels; what does not fit ends in "…"."""
+        text = text[: lines * int(width)]  # a letter is no narrower than a pixel: more of a long document cannot show
         pieces = _pieces(" ".join(self._readable(text).split()), lambda piece: self.width(piece) > width)
         wrapped = [""]
         for piece in pieces:
@@ -100,7 +101,8 @@ class Lettering:
             elif any(_has_glyph(font, character) for font in self._fonts):
                 shown.append(character)
             else:
-                shown.append(f"\\u{ord(character):04x}")
+                code = ord(character)
+                shown.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
         return "".join(shown)
 
     def _parts(self, text: str) -> Iterator[tuple[ImageFont.FreeTypeFont, str]]:
@@ -116,7 +118,7 @@ class Lettering:
             yield run_font, run
 
 
-def _pieces(text: str, too_wide) -> Iterator[str]:
+def _pieces(text: str, too_wide: Callable[[str], bool]) -> Iterator[str]:
     """Where a line may break: after a space, around an East Asian character, anywhere in a word wider than a line."""
     for word in re.findall(r"\S+\s*|\s+", text):
         piece = ""

@@ -154,8 +154,8 @@ def markdown_table(rows: Sequence[Sequence[object]], header: Sequence[object]) -
     """
     _check_cells(rows, header)
     alignment = ["---:" if _numeric(rows, column) else ":---" for column in range(len(header))]
-    lines = [[escape_markdown(_cell(cell)) for cell in header], alignment]
-    lines += [[escape_markdown(_cell(cell)) for cell in row] for row in rows]
+    lines = [[_markdown_cell(cell) for cell in header], alignment]
+    lines += [[_markdown_cell(cell) for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -209,9 +209,9 @@ def escape_markdown(text: str) -> str:
     """
     text = _printable(" ".join(text.split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*{}\[\]|~$])", r"\\\1", text)
+    text = re.sub(r"([\\`*{}%\[\]|~$])", r"\\\1", text)
     text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\_", text)  # inside a word it is no markup
-    return re.sub(r"^([#+=-]|\d+(?=[.)]))", r"\\\1", text) if not text[:1].isdigit() else text
+    return re.sub(r"^([#+=-])|^(\d+)(?=[.)])", lambda start: f"\\{start[1]}" if start[1] else f"{start[2]}\\", text)
 
 
 def _draw_query(
@@ -338,6 +338,11 @@ def _numeric(rows: Sequence[Sequence[object]], column: int) -> bool:
 
 def _cell(cell: object) -> str:
     return "" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def _markdown_cell(cell: object) -> str:
+    # A number needs no escape, and -0.5 would get one.
+    return _cell(cell) if isinstance(cell, int | float) else escape_markdown(_cell(cell))
 
 
 def _printable(text: str) -> str:
