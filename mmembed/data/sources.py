@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmembed.data.formats import delimited, jsonl, parquet, saved_dataset
-from mmembed.data.schema import DataError, did_you_mean
+from mmembed.data.schema import DataError, check_characters, did_you_mean
 from mmembed.data.tables import ColumnFault, decoded, merge_types, typed_column
 
 FORMATS = {".jsonl": jsonl, ".json": jsonl, ".csv": delimited, ".tsv": delimited, ".parquet": parquet}
@@ -27,7 +27,14 @@ class Rows:
         self.file, self.cells = file, cells
         self.lines = [line for line, _ in rows]
         self.rows = [row for _, row in rows]
-        self.names = list(dict.fromkeys(name for row in self.rows for name in row))
+        self.names: list[str] = []
+        seen: set[str] = set()
+        for index, row in enumerate(self.rows):
+            if not row.keys() <= seen:
+                new = [name for name in row if name not in seen]
+                _check_new_names(new, self.where(index))
+                self.names.extend(new)
+                seen.update(new)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +65,7 @@ class Columns:
 
     def __init__(self, file: str, first_row: int, table: pa.Table) -> None:
         self.file, self.first_row, self.table = file, first_row, table
-        self.names = table.column_names
+        self.names = _checked_names(table.schema, file)
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -89,6 +96,31 @@ class Columns:
         except ColumnFault as fault:
             raise ColumnFault(f"{fault}; make the files one type, or leave it out with keep_columns") from None
         return column
+
+
+def _check_new_names(names: list[str], where: dict[str, Any]) -> None:
+    for name in names:
+        try:
+            check_characters(name)
+        except ValueError as error:
+            raise DataError(f"the column name {name!r:.80} has {error}", **where) from None
+
+
+def _checked_names(schema: pa.Schema, file: str) -> list[str]:
+    def walk(field: pa.Field) -> None:
+        check_characters(field.name)
+        for index in range(field.type.num_fields):
+            walk(field.type.field(index))
+
+    try:
+        for field in schema:
+            walk(field)
+    except ValueError as error:  # UnicodeDecodeError too: Arrow hands out names as they stand in the file
+        raise DataError(f"a column name that is not text: {error}", file=file) from None
+    for name in schema.names:
+        if schema.names.count(name) > 1:
+            raise DataError("the column stands twice; rename one", file=file, field=name)
+    return schema.names
 
 
 Piece = Rows | Columns

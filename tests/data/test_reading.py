@@ -16,7 +16,7 @@ from mmembed.data.schema import DataError, validate_items
 
 
 def _jsonl(path, *rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -199,6 +199,9 @@ def test_missing_columns_are_named_with_the_nearest(tmp_path):
         ({"id": 9, "text": "x", "image": {"file": "abc"}}, "image", "expected 'bytes' and 'path'"),
         ({"id": 9, "text": "x", "image": "images/c.jpg"}, "image", "did you mean '[ab].jpg'"),
         ({"id": 9, "text": "x", "image": "images"}, "image", "directory"),
+        ({"id": 9, "text": "x", "a\0": 1}, None, "the column name .* has a NUL"),
+        ({"id": 9, "text": "x", "\ud800": 1}, None, "the column name .* has a lone surrogate"),
+        ({"id": 9, "text": "x", "size": {"a\udc00": 1}}, "size", "a lone surrogate"),
         ({"id": 2, "text": "x"}, "id", r"'2' already stands at .*a\.jsonl:2"),
     ],
 )
@@ -230,6 +233,7 @@ def test_a_bad_row_of_parquet_is_counted_from_0(tmp_path):
         "\\\\host\\share\\x.png",
         "C:\\x.png",
         "link.png",
+        "hard.png",
         "a\0.png",
         "a" * 5000,
         "http://127.0.0.1:9/x.png",
@@ -241,6 +245,7 @@ def test_a_bad_row_of_parquet_is_counted_from_0(tmp_path):
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_hostile_image_paths_are_refused(pictures, monkeypatch, path, kind):
     os.symlink("/etc/passwd", pictures / "link.png")
+    os.link(pictures / "images/a.jpg", pictures / "hard.png")
     monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("a socket was opened"))
     file = pictures / f"items.{kind}"
     if kind == "jsonl":

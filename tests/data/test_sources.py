@@ -1,9 +1,10 @@
 """A path names files of one format, or says what is there instead."""
 
+import pyarrow as pa
 import pytest
 
 from mmembed.data.schema import DataError
-from mmembed.data.sources import Rows, find_files, row_pieces
+from mmembed.data.sources import Columns, Rows, find_files, row_pieces
 
 
 @pytest.fixture
@@ -56,6 +57,14 @@ def test_pieces_are_bounded_and_keep_their_lines(monkeypatch):
     pieces = list(row_pieces("f", rows))
     assert [piece.lines for piece in pieces] == [[10, 11, 12], [13, 14], [15, 16]]
     assert pieces[1].where(1) == {"file": "f", "line": 14}
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("names", [[b"id", b"id"], [b"id", b"\xff"], [b"id", b"a\0"]])
+def test_column_names_are_text_and_distinct(names):
+    table = pa.table([pa.array(["a"])] * 2, names=names)
+    with pytest.raises(DataError, match="column"):
+        Columns("f.parquet", 0, table)
 
 
 def test_an_empty_cell_is_null_and_an_empty_string_is_not():
