@@ -84,6 +84,8 @@ def golden():
     palette = Image.fromarray(GREY).convert("P")
     palette.putpalette([v for n in range(256) for v in (n, 255 - n, n // 2)])
     of_palette = np.stack([GREY, 255 - GREY, GREY // 2], -1)
+    four = Image.fromarray(GREY).convert("P")
+    four.putpalette([v for n in range(256) for v in (n, 255 - n, n // 2, n)], "RGBA")
     clear = palette.copy()
     clear.info["transparency"] = int(GREY[0, 3])
     of_clear = np.where((GREY == GREY[0, 3])[..., None], 255, of_palette)
@@ -133,6 +135,7 @@ def golden():
         "P transparent PNG": (encoded(clear), of_clear),
         "P transparent GIF": (encoded(clear, "GIF"), of_clear),
         "P with alphas": (encoded(palette, transparency=bytes(range(256))), over(of_palette, GREY)),
+        "P of RGBA PIL": (four, over(of_palette, GREY)),
         "PA PIL": (rgba_palette(palette, alpha), over(of_palette, alpha)),
         "LA PNG": (encoded(la), over(rgb(GREY), alpha)),
         "RGBA PNG": (encoded(rgba), over(COLOUR, alpha)),
