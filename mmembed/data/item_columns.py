@@ -197,9 +197,9 @@ class ItemColumns(AttributeColumns):
                 f"found the address {shown(value)}; nothing is downloaded: fetch the images first and give their paths",
                 **where,
             )
-        root = self.fields.image_root
+        root = self.fields.image_root or self.roots.get(where["file"])
         if root is None:
-            root = os.path.dirname(os.path.abspath(where["file"]))
+            root = self.roots[where["file"]] = os.path.dirname(os.path.abspath(where["file"]))
         try:
             return {"bytes": None, "path": resolve_under(root, value)}
         except (ImageError, OSError) as error:

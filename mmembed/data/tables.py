@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 from datasets import Dataset, DatasetInfo, Features, concatenate_datasets
 from datasets.table import InMemoryTable, MemoryMappedTable
 
@@ -199,8 +200,12 @@ class TableBuilder:
         target = inferred.arrow_schema
         info = DatasetInfo(features=inferred)
         if not self._parts:
-            table = pa.concat_tables([_conform(table, target) for table in self._tables]) if self._tables else None
-            return Dataset(InMemoryTable(table if table is not None else target.empty_table()), info=info)
+            # One after the other, so that never all of the rows stand in memory twice.
+            conformed = []
+            while self._tables:
+                conformed.append(_conform(self._tables.pop(0), target))
+            table = pa.concat_tables(conformed) if conformed else target.empty_table()
+            return Dataset(InMemoryTable(table), info=info, fingerprint=_fingerprint(table))
         if self._tables:
             self._write_part(target)
         for path in self._parts:
@@ -223,6 +228,14 @@ class TableBuilder:
                 sink.write_table(_conform(table, schema))
         self._parts.append(path)
         self._tables, self._bytes = [], 0
+
+
+def _fingerprint(table: pa.Table) -> str:
+    """What `datasets` makes of a pickled copy of the whole table, made piece by piece."""
+    state = xxhash.xxh3_64(table.schema.serialize())
+    for batch in table.to_batches():
+        state.update(batch.serialize())
+    return state.hexdigest()
 
 
 def _remove(folder: str, pid: int) -> None:

@@ -112,3 +112,12 @@ def test_the_same_rows_in_memory_and_on_disk(limit, tmp_path, monkeypatch):
     assert table["s"][:] == [{"x": 1, "y": None}, None, {"x": None, "y": ["z"]}, None]
     assert table["new"][:] == [None, None, "y", None]
     assert bool(table.cache_files) == bool(os.listdir(tmp_path)) == (limit < 1 << 30)
+
+
+def test_the_fingerprint_is_of_the_contents():
+    def fingerprint(values):
+        builder = TableBuilder()
+        builder.add({"id": pa.array(values)})
+        return builder.finish({})._fingerprint
+
+    assert fingerprint(["a", "b"]) == fingerprint(["a", "b"]) != fingerprint(["a", "c"])
