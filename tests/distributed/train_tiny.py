@@ -50,6 +50,8 @@ def model_of(kind: str):
 def main() -> None:
     options = json.loads(sys.argv[1])
     rows, out = options["rows"], Path(options["output_dir"])
+    # before the processes form a group: in one, transformers saves on the first rank alone
+    model = model_of(options.get("model", "dual_encoder"))
     args = EmbeddingTrainingArguments(
         output_dir=str(out / "run"),
         use_cpu=True,
@@ -79,7 +81,6 @@ def main() -> None:
     pairs = Dataset.from_dict({"query_id": ids, "positive_ids": [[i] for i in ids], "negative_ids": [[]] * rows})
     use = "fused" if documents is not queries else "image"
     data = TrainingPairs(queries, documents, pairs, document_use=use, show_progress_bar=False)
-    model = model_of(options.get("model", "dual_encoder"))
     for module in model.modules():  # dropout draws per process; all else must be equal
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
