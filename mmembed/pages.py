@@ -211,7 +211,11 @@ def escape_markdown(text: str) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*{}%\[\]|~$])", r"\\\1", text)
     text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\_", text)  # inside a word it is no markup
-    return re.sub(r"^([#+=-])|^(\d+)(?=[.)])", lambda start: f"\\{start[1]}" if start[1] else f"{start[2]}\\", text)
+    return re.sub(
+        r"^(#|[+=-](?![\d.]))|^(\d+)(?=[.)](?:\s|$))",
+        lambda start: f"\\{start[1]}" if start[1] else f"{start[2]}\\",
+        text,
+    )
 
 
 def _draw_query(
