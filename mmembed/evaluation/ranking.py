@@ -266,7 +266,7 @@ def _vectors(
     model: Any,
     queries: Any,
     documents: Any,
-    uses: tuple[str, str],
+    uses: tuple[Use, Use],
     batch_size: int,
     reader: Any,
     image_features: Any,
@@ -282,7 +282,7 @@ def _vectors(
         return first, second
     from mmembed.encode import encode_items
 
-    def encode(table: Any, use: str) -> NDArray:
+    def encode(table: Any, use: Use) -> NDArray:
         return encode_items(
             model,
             table,
