@@ -65,12 +65,15 @@ def load_model(
     _check_folder(name)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     model_kwargs = {"use_safetensors": True, **(model_kwargs or {})}
-    saved_by_st = _has_file(name, "modules.json", revision)
-    if saved_by_st and pooling is not None:
-        raise ModelError(
-            f"{name} was saved with its modules; pooling={pooling!r} is only for plain transformers models."
-        )
     try:
+        saved_by_st = _has_file(name, "modules.json", revision)
+        if _has_file(name, "adapter_config.json", revision):
+            raise ModelError(
+                f"{name} holds a peft adapter, not a model; load its base model, put the adapter in with peft, call "
+                "merge_and_unload and save the result."
+            )
+        if saved_by_st and pooling is not None:
+            raise ModelError(f"{name} was saved with its modules, pooling among them; leave pooling={pooling!r} out.")
         if saved_by_st:
             model = SentenceTransformer(
                 name, device=device, model_kwargs=model_kwargs, processor_kwargs=processor_kwargs, **hub
@@ -82,7 +85,7 @@ def load_model(
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"{name} cannot be loaded: {_reason(error, name)}") from error
+        raise ModelError(f"{name} cannot be loaded: {_reason(error)}") from error
     return adopt(model).eval()
 
 
@@ -150,6 +153,9 @@ def _modules(
             f"{name} reads texts and images but has no processor for both, only a {type(module.processor).__name__}; copy "
             "the tokenizer, preprocessor and processor files beside the weights."
         )
+    if module.tokenizer is not None and len(module.tokenizer) <= len(module.tokenizer.all_special_tokens):
+        # transformers makes up an empty one where the files are missing.
+        raise ModelError(f"{name} has no vocabulary; copy the tokenizer's files beside the weights.")
     if module.module_output_name == "sentence_embedding":
         if pooling is not None:
             raise ModelError(f"{name}: {config.model_type} pools its rows itself; leave pooling out.")
@@ -193,13 +199,15 @@ def _has_file(name: str, file: str, revision: str | None) -> bool:
     return load_file_path(name, file, revision=revision) is not None
 
 
-def _reason(error: Exception, name: str) -> str:
+def _reason(error: Exception) -> str:
     text = str(error).strip().split("\n")[0]
-    if "safetensors" in text or "model.safetensors" in text:
+    if "safetensors" in text:
         return f"{text} Only safetensors are read; pass model_kwargs={{'use_safetensors': False}} if you trust whoever made it."
-    if "model_type" in text or "model type" in text or "does not recognize this architecture" in text:
+    if "custom code" in text:
+        return f"{text} Pass trust_remote_code=True if you trust whoever made it."
+    if "model_type" in text or "model type" in text:
         return f"{text} Is it of a newer transformers, or is its own code needed (trust_remote_code=True)?"
-    if "processing class" in text or "tokenizer" in text.lower() or "preprocessor" in text or "image processor" in text:
+    if "processing class" in text or "tokenizer" in text.lower() or "processor" in text:
         return (
             f"{text} Its processor is missing or broken: copy the tokenizer and preprocessor files beside the weights."
         )

@@ -27,7 +27,7 @@ from mmembed.models.dual_encoder.building import build_dual_encoder
 from mmembed.models.loading import load_model
 from mmembed.models.multimodal_transformer import MultimodalTransformer, adopt, plain_text
 
-from .conftest import TWO_TOWERS, WORDS, image, rows, tokenizer
+from .tiny_models import TWO_TOWERS, WORDS, image, rows, tokenizer
 
 TEXTS, IMAGES, BOTH = [0, 3], [1, 4], [2, 5]
 
@@ -227,7 +227,9 @@ def test_plain_text_leaves_other_texts_alone() -> None:
 
 
 def test_chat_messages_reach_the_template_untouched(models) -> None:
-    message = [{"role": "user", "content": [{"type": "text", "text": "red <image> mug"}, {"type": "image", "image": image(1)}]}]
+    message = [
+        {"role": "user", "content": [{"type": "text", "text": "red <image> mug"}, {"type": "image", "image": image(1)}]}
+    ]
     module = models["vlm"][0]
     rendered = module.processor.apply_chat_template(message, tokenize=False)
     assert rendered == "user red <image> mug<image><|end|>"
@@ -283,7 +285,7 @@ def test_cached_gradients_equal_plain_ones(family, models) -> None:
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
     for name, gradient in gradients[0].items():
-        assert torch.allclose(gradient, gradients[1][name], atol=1e-5), name
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-5), name
 
 
 def test_mini_batches_are_cut_where_the_rows_are(models) -> None:

@@ -131,20 +131,21 @@ class DualEncoderModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Projection):
-            for layer in module:
-                if isinstance(layer, nn.Linear):  # keeps the length of a vector, whatever the widths
-                    init.normal_(layer.weight, std=layer.in_features**-0.5)
-        elif isinstance(module, GeneralizedMean):
-            init.constant_(module.exponent, 3.0)
-        elif isinstance(module, WeightedSum):
-            init.zeros_(module.text_weight)
-        elif isinstance(module, ResidualMLP):
-            init.zeros_(module.outer.weight)
-        elif isinstance(module, Gate):
-            init.zeros_(module.gate.weight)
-        elif isinstance(module, DualEncoderModel):
-            init.constant_(module.logit_scale, float(self.config.logit_scale_init_value))
+        # All at once: for classes outside its package, transformers skips modules without parameters of their own.
+        if not isinstance(module, DualEncoderModel):
+            return
+        for layer in (*module.text_projection, *module.visual_projection):
+            if isinstance(layer, nn.Linear):  # keeps the length of a vector, whatever the widths
+                init.normal_(layer.weight, std=layer.in_features**-0.5)
+        if module.image_pool is not None:
+            init.constant_(module.image_pool.exponent, 3.0)
+        if isinstance(module.fusion, WeightedSum):
+            init.zeros_(module.fusion.text_weight)
+        elif isinstance(module.fusion, ResidualMLP):
+            init.zeros_(module.fusion.outer.weight)
+        elif isinstance(module.fusion, Gate):
+            init.zeros_(module.fusion.gate.weight)
+        init.constant_(module.logit_scale, float(module.config.logit_scale_init_value))
 
     # --- text ---------------------------------------------------------------------------------------------------
 
