@@ -248,14 +248,18 @@ def _stored_features(options: TrainOptions, args: Any, model: SentenceTransforme
                 tables.setdefault(str(id(table)), table.select_columns(["id", "image"]))
     items = concatenate_datasets(list(tables.values()))
     with args.main_process_first(desc="image features"):
-        return store_image_features(
+        stored = store_image_features(
             model,
             items,
-            Path(args.output_dir) / "image_features",
+            options.image_features_dir or Path(args.output_dir) / "image_features",
             reader=data.reader,
             num_views=options.image_feature_views,
             show_progress_bar=not args.disable_tqdm,
         )
+    if model.transformers_model.config.image_standardise:
+        ids = [id for id in data.parts["train"].documents["id"][:] if id in stored]
+        model.transformers_model.fit_image_statistics(stored.load(ids, [0] * len(ids)))
+    return stored
 
 
 def _augmentation(options: TrainOptions, stored: Any) -> Any:

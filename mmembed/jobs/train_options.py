@@ -57,7 +57,8 @@ class TrainOptions:
     guide_model: str | None = _option(None, "guide of the GIST losses")
     augmentation: dict[str, Any] = _option({}, "arguments of Augmentation: crop, flip, colour, rotation, erasing")
     store_image_features: bool = _option(False, "compute the frozen vision tower once, keep it on disk, train on that")
-    image_feature_views: int = _option(2, "views stored of each image: 1 as it is, 2 also its mirror image")
+    image_features_dir: str | None = _option(None, "where that is kept; null: in output_dir")
+    image_feature_views: int = _option(1, "views stored of each image: 1 as it is, 2 also its mirror image")
 
     # what comes out
     output_dir: str | None = _option(None, "folder of the run; null: runs/train, or the next free runs/train-N")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from mmembed.distributed import world_size
 from mmembed.images import load_image
@@ -213,13 +215,57 @@ class MultimodalTransformer(Transformer):
         Returns:
             The same dictionary with the vectors added.
         """
+        together = self.training and torch.is_grad_enabled() and world_size() > 1
+        sharded = together and any(map(_is_shard, self.parameters()))
+        blank = 0
+        if sharded and self._skips_towers:
+            features, blank = self._with_blank_rows(features)
         if self.is_dual_encoder and features.get("modality") == "message":
             features["sentence_embedding"] = self._encode_rows(features)
         else:
             features = super().forward(features, **kwargs)
-        if self.training and torch.is_grad_enabled() and world_size() > 1:
+        if blank:
+            vectors = features[self.module_output_name]
+            features[self.module_output_name] = vectors[:-blank] + vectors[-blank:].sum() * 0.0
+        elif together and not sharded:
             features[self.module_output_name] = features[self.module_output_name] + self._nothing_from_every_parameter()
         return features
+
+    @cached_property
+    def _row_features(self) -> dict[str, Any]:
+        """What a text and a black image become."""
+        return self.preprocess([{"text": "a"}, {"image": Image.new("RGB", (32, 32))}])
+
+    @property
+    def _skips_towers(self) -> bool:
+        """Whether a tower is run only on rows that have something for it, as in two-tower models and our own."""
+        if self.is_dual_encoder or "image" not in self.modality_config:
+            return self.is_dual_encoder
+        return self._row_features["pixel_values"].dtype == torch.uint8
+
+    def _with_blank_rows(self, features: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """The rows, and one of each modality that they lack.
+
+        Sharded parameters are gathered by all processes when a tower runs: where one process has no image and skips its
+        vision tower, the others would wait for ever.
+        """
+        mask, blank = features["attention_mask"], self._row_features
+        lacks_text, lacks_image = not bool(mask.any()), "pixel_values" not in features
+        rows = [row for row, lacking in enumerate((lacks_text, lacks_image)) if lacking]
+        if not rows:
+            return features, 0
+        features = dict(features)
+        for name in ("input_ids", "attention_mask", "token_type_ids"):
+            if name in features:
+                width = max(features[name].shape[1], blank[name].shape[1])
+                fill = self._padding_id if name == "input_ids" else 0
+                both = (features[name], blank[name][rows].to(features[name].device))
+                features[name] = torch.cat([F.pad(part, (0, width - part.shape[1]), value=fill) for part in both])
+        if lacks_image:
+            features["pixel_values"] = blank["pixel_values"]
+        counts = features.get("num_images_per_sample", torch.zeros(len(mask), dtype=torch.int64))
+        features["num_images_per_sample"] = torch.cat([counts, blank["num_images_per_sample"][rows].to(counts.device)])
+        return features, len(rows)
 
     def _nothing_from_every_parameter(self) -> Tensor:
         """Zero, of which every trainable parameter is a part.
@@ -307,6 +353,11 @@ class MultimodalTransformer(Transformer):
 MultimodalTransformer.__module__ = Transformer.__module__
 MultimodalTransformer.__name__ = Transformer.__name__
 MultimodalTransformer.__qualname__ = Transformer.__qualname__
+
+
+def _is_shard(parameter: Tensor) -> bool:
+    """Whether other processes hold the rest of it, as under FSDP and DeepSpeed's third stage."""
+    return isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")
 
 
 def _empty_module() -> MultimodalTransformer:

@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from sentence_transformers.base.losses.gradcache import _create_minibatch
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoProcessor
 
 from mmembed.models.dual_encoder.building import build_dual_encoder
@@ -314,14 +316,67 @@ def _ddp_rank(rank: int, folder: Path, out: Path) -> None:
     dist.destroy_process_group()
 
 
+def _run_two(function, *arguments) -> None:
+    context = torch.multiprocessing.start_processes(function, arguments, nprocs=2, join=False, start_method="fork")
+    deadline = time.monotonic() + 60
+    while not context.join(timeout=5):
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            pytest.fail("the processes wait for each other")
+
+
 def test_two_ranks_train_together_though_one_has_no_image(model_folders, tmp_path) -> None:
-    context = torch.multiprocessing.start_processes(
-        _ddp_rank, (model_folders["clip"], tmp_path), nprocs=2, join=False, start_method="fork"
-    )
-    while not context.join(timeout=60):
-        pass
+    _run_two(_ddp_rank, model_folders["clip"], tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert torch.equal(first, second) and float(first.abs().sum()) > 0
+
+
+def _sharded_rank(rank: int, folders: list[Path], out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    for number, folder in enumerate(folders):
+        model = load_model(folder, device="cpu").train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.ndim > 0)
+        inner = model.transformers_model
+        scale = {inner.logit_scale}
+        for tower in (inner.text_model, inner.vision_model):
+            fully_shard(tower, mesh=mesh)
+        fully_shard(model, mesh=mesh, ignored_params=scale)  # FSDP takes no parameter without a dimension
+        for batch in ([["a"], ["a red mug", "b"]], [["a red mug", "b"], [image(1), "c"]], [[image(2)], ["hat"]]):
+            model.zero_grad()
+            model(model.preprocess(batch[rank]))["sentence_embedding"][:, 0].sum().backward()
+        name = (
+            "text_model.encoder.layer.0.output.dense.weight" if number else "text_model.encoder.layers.0.mlp.fc1.weight"
+        )
+        gradient = inner.get_parameter(name).grad.full_tensor()
+        if rank == 0:
+            torch.save(gradient, out / f"{number}.pt")
+    dist.destroy_process_group()
+
+
+def test_sharded_ranks_do_not_wait_for_a_tower_that_one_skips(model_folders, tmp_path) -> None:
+    own = build_dual_encoder(
+        WORDS, image_size=32, text_hidden_size=16, text_layers=1, image_embedding_size=8, image_hidden_sizes=[8, 16],
+        image_depths=[1, 1], projection_dim=8, fusion="none", text_heads=2,
+    )  # fmt: skip
+    own.save_pretrained(str(tmp_path / "own"))
+    folders = [model_folders["clip"], tmp_path / "own"]
+    _run_two(_sharded_rank, folders, tmp_path)
+    for number, folder in enumerate(folders):
+        model = load_model(folder, device="cpu")  # one process: the mean over ranks of the last batch's gradients
+        model(model.preprocess(["hat"]))["sentence_embedding"][:, 0].sum().div(2).backward()
+        name = (
+            "text_model.encoder.layer.0.output.dense.weight" if number else "text_model.encoder.layers.0.mlp.fc1.weight"
+        )
+        expected = model.transformers_model.get_parameter(name).grad
+        found = torch.load(tmp_path / f"{number}.pt", weights_only=True)
+        assert float(expected.abs().max()) > 1e-4 and torch.allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 # --- stock on disk and in other processes ------------------------------------------------------------------------------
@@ -358,6 +413,13 @@ for name, (folder, remote) in cases.items():
     if remote:
         vectors = np.concatenate([vectors, model.encode([{"text": "mug", "image": Image.fromarray(pixels)}, "hat"])])
     np.save(f"{folder}/vectors.npy", vectors)
+
+del sys.modules["mmembed"]  # and now as a spawned worker of a data loader, which unpickles what it calls
+import pickle
+preprocess = pickle.load(open(sys.argv[3], "rb"))
+features = preprocess([{"text": "a red mug"}, {"image": pixels}])
+assert type(preprocess.__self__[0]).__name__ == "Transformer" and features["modality"] == "message"
+np.save(sys.argv[3] + ".npy", features["input_ids"].numpy())
 """
 
 
@@ -373,9 +435,10 @@ def test_folders_load_where_mmembed_is_absent(models, tmp_path) -> None:
         cases[name] = (str(tmp_path / name), name == "own")
     pixels = np.asarray(image(1))
     np.save(tmp_path / "pixels.npy", pixels)
+    (tmp_path / "pickled").write_bytes(pickle.dumps(models["clip"].preprocess))
     environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
     result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_MMEMBED, json.dumps(cases), str(tmp_path / "pixels.npy")],
+        [sys.executable, "-c", WITHOUT_MMEMBED, json.dumps(cases), str(tmp_path / "pixels.npy"), str(tmp_path / "pickled")],
         env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
@@ -383,6 +446,8 @@ def test_folders_load_where_mmembed_is_absent(models, tmp_path) -> None:
         batch = [{"text": "a red mug"}, {"image": pixels}]
         batch += [{"text": "mug", "image": pixels}, {"text": "hat"}] if name == "own" else []
         assert np.allclose(np.load(tmp_path / name / "vectors.npy"), model.encode(batch), atol=1e-5), name
+    here = models["clip"].preprocess([{"text": "a red mug"}, {"image": pixels}])["input_ids"]
+    assert np.array_equal(np.load(tmp_path / "pickled.npy"), here.numpy())
 
 
 def test_copies_and_pickles_are_still_ours(models) -> None:
@@ -401,16 +466,6 @@ def test_the_trainers_way_of_loading_the_best_gives_ours(models, tmp_path) -> No
     loaded = SentenceTransformer._load_with_module_classes(str(tmp_path), classes, device="cpu")
     assert type(loaded[0]) is MultimodalTransformer
     assert np.allclose(loaded.encode(rows()), models["clip"].encode(rows()), atol=1e-6)
-
-
-def test_a_spawned_worker_preprocesses_as_this_process_does(models) -> None:
-    loader = DataLoader(
-        [{"text": "a red mug"}, {"image": np.asarray(image(1))}],
-        batch_size=2, collate_fn=models["clip"].preprocess, num_workers=1, multiprocessing_context="spawn",
-    )  # fmt: skip
-    (there,) = list(loader)
-    here = models["clip"].preprocess([{"text": "a red mug"}, {"image": image(1)}])
-    assert all(torch.equal(there[name], here[name]) for name in ("input_ids", "pixel_values", "num_images_per_sample"))
 
 
 def test_adopting_twice_is_adopting_once_and_others_are_left(model_folders) -> None:

@@ -24,10 +24,15 @@ class DualEncoderConfig(PretrainedConfig):
         text_pooling: "mean" of the tokens, "cls" (the first), "last", or the tower's own "pooler".
         image_pooling: "mean" of the positions, "cls" (the first), the tower's own "pooler", or "gem", the generalised
             mean with a learnt exponent.
-        image_levels: Indices into the vision tower's hidden states whose spatial means are appended to the pooled vector.
-        text_projection: "linear", or "mlp": LayerNorm, Linear, GELU, Dropout, Linear.
+        image_levels: Inner hidden states of the vision tower that are appended to the pooled vector: an index, whose mean
+            over all positions is taken, or [index, grid], whose mean over each cell of a grid x grid raster is taken. Early
+            layers know colours and textures, and a raster where they are, that the last layer has forgotten.
+        image_standardise: Standardise the pooled image features, each by itself, with the statistics that
+            `DualEncoderModel.fit_image_statistics` set.
+        text_projection: "linear", or "mlp", with one hidden layer.
         image_projection: The same for the image.
-        projection_dropout: Dropout probability in the projections.
+        projection_hidden_dim: Width of the hidden layer of an "mlp" projection.
+        projection_dropout: Dropout probability before each layer of the projections.
         fusion: What makes one vector of a row with text and image: "none" refuses such rows, "weighted_sum" learns one
             weight, "concat" keeps both in two halves, "mlp" adds a learnt residual to the mean, "gated" learns a weight
             for each dimension from both.
@@ -61,9 +66,11 @@ class DualEncoderConfig(PretrainedConfig):
         projection_dim: int = 256,
         text_pooling: str = "mean",
         image_pooling: str = "mean",
-        image_levels: list[int] | None = None,
+        image_levels: list[int | list[int]] | None = None,
+        image_standardise: bool = False,
         text_projection: str = "linear",
         image_projection: str = "linear",
+        projection_hidden_dim: int = 1024,
         projection_dropout: float = 0.0,
         fusion: str = "weighted_sum",
         logit_scale_init_value: float = 2.6592,
@@ -96,9 +103,10 @@ class DualEncoderConfig(PretrainedConfig):
             raise ValueError("image_levels needs a vision tower of its own, not joint_config.")
         self.modality_dim = projection_dim if modality_dim is None else modality_dim
         self.text_pooling, self.image_pooling = text_pooling, image_pooling
-        self.image_levels = list(image_levels) if image_levels else None
+        self.image_levels = [_level(level) for level in image_levels] if image_levels else None
+        self.image_standardise = image_standardise
         self.text_projection, self.image_projection = text_projection, image_projection
-        self.projection_dropout = projection_dropout
+        self.projection_hidden_dim, self.projection_dropout = projection_hidden_dim, projection_dropout
         self.fusion = fusion
         self.logit_scale_init_value = logit_scale_init_value
         self.image_size = image_size
@@ -119,6 +127,15 @@ class DualEncoderConfig(PretrainedConfig):
     def hidden_size(self) -> int:
         """Length of the vectors that come out, by the name that other libraries read."""
         return self.projection_dim
+
+
+def _level(level: int | list[int]) -> list[int]:
+    pair = [level, 1] if isinstance(level, int) else list(level)
+    if len(pair) != 2 or not all(isinstance(value, int) for value in pair) or pair[1] < 1:
+        raise ValueError(
+            f"image_levels holds {level!r}; expected an index, or [index, grid] with a grid of at least 1."
+        )
+    return pair
 
 
 def _resolved(name: str, config: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig | None:

@@ -20,12 +20,12 @@ from .configuration_dual_encoder import DualEncoderConfig
 class Projection(nn.Sequential):
     """A tower's pooled vector → the shared space: (rows, width) → (rows, dim)."""
 
-    def __init__(self, kind: str, width: int, dim: int, dropout: float) -> None:
+    def __init__(self, kind: str, width: int, hidden: int, dim: int, dropout: float) -> None:
         if kind == "linear":
             super().__init__(nn.Dropout(dropout), nn.Linear(width, dim, bias=False))
         else:
             super().__init__(
-                nn.LayerNorm(width), nn.Linear(width, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, dim)
+                nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
             )
 
 
@@ -119,9 +119,16 @@ class DualEncoderModel(PreTrainedModel):
         self.image_pool = GeneralizedMean() if config.image_pooling == "gem" else None
         if config.text_width is None or config.image_width is None:
             config.text_width, config.image_width = self._trial_widths()
-        dim = config.modality_dim
-        self.text_projection = Projection(config.text_projection, config.text_width, dim, config.projection_dropout)
-        self.visual_projection = Projection(config.image_projection, config.image_width, dim, config.projection_dropout)
+        if config.image_standardise:
+            self.register_buffer("image_feature_mean", torch.zeros(config.image_width))
+            self.register_buffer("image_feature_std", torch.ones(config.image_width))
+        dim, hidden = config.modality_dim, config.projection_hidden_dim
+        self.text_projection = Projection(
+            config.text_projection, config.text_width, hidden, dim, config.projection_dropout
+        )
+        self.visual_projection = Projection(
+            config.image_projection, config.image_width, hidden, dim, config.projection_dropout
+        )
         heads = {"weighted_sum": WeightedSum, "mlp": lambda: ResidualMLP(dim), "gated": lambda: Gate(dim)}
         self.fusion = heads[config.fusion]() if config.fusion in heads else None
         # One element rather than none: DeepSpeed fails on parameters without a dimension.
@@ -146,6 +153,9 @@ class DualEncoderModel(PreTrainedModel):
         elif isinstance(module.fusion, Gate):
             init.zeros_(module.fusion.gate.weight)
         init.constant_(module.logit_scale, float(module.config.logit_scale_init_value))
+        if module.config.image_standardise:
+            init.zeros_(module.image_feature_mean)
+            init.ones_(module.image_feature_std)
 
     # --- text ---------------------------------------------------------------------------------------------------
 
@@ -220,6 +230,9 @@ class DualEncoderModel(PreTrainedModel):
                 f"pixel_values of {pixel_values.dtype} stand for the output of frozen image layers, and this model has "
                 "none (frozen_image_layers=0); pass pixels as uint8."
             )
+        if self.config.image_standardise:
+            # an outlier of one feature must not drown the others
+            pooled = ((pooled - self.image_feature_mean) / self.image_feature_std).clamp(-6, 6)
         return F.normalize(self.visual_projection(pooled), dim=-1)  # (images, modality_dim)
 
     def _normalized(self, pixel_values: Tensor) -> Tensor:
@@ -273,17 +286,17 @@ class DualEncoderModel(PreTrainedModel):
             pooled = self.image_pool(_positions(last))
         else:
             pooled = _positions(last).mean(dim=1)
-        levels = [_positions(hidden[level]).mean(dim=1) for level in self._levels(hidden)]
+        levels = [_raster(hidden[level], grid) for level, grid in self._levels(hidden)]
         return torch.cat([pooled, *levels], dim=-1)
 
-    def _levels(self, hidden: Any) -> list[int]:
+    def _levels(self, hidden: Any) -> list[tuple[int, int]]:
         count = len(self._image_units()) - 2 if self._image_units() is not None else len(hidden or ())
         levels = []
-        for level in self.config.image_levels or []:
+        for level, grid in self.config.image_levels or []:
             positive = level + count if level < 0 else level
             if not 0 <= positive < count:
                 raise ValueError(f"image_levels: {level} is not among the vision tower's {count} hidden states.")
-            levels.append(positive)
+            levels.append((positive, grid))
         return levels
 
     # --- frozen layers ------------------------------------------------------------------------------------------
@@ -316,7 +329,7 @@ class DualEncoderModel(PreTrainedModel):
             raise ValueError(f"frozen_image_layers={count}: the vision tower has {total} units{hint} (-1 is all).")
         if 0 < number < total:
             # Hidden state i is the output of unit i + 1.
-            lost = [level for level in self._levels(None) if level + 1 < number - 1]
+            lost = [level for level, _ in self._levels(None) if level + 1 < number - 1]
             if lost:
                 raise ValueError(
                     f"frozen_image_layers={count}: image_levels {lost} lie inside the frozen part; freeze fewer or all."
@@ -370,6 +383,25 @@ class DualEncoderModel(PreTrainedModel):
         for unit in self._image_units()[:frozen]:
             activations = unit(activations)
         return activations
+
+    @torch.no_grad()
+    def fit_image_statistics(self, activations: Tensor) -> None:
+        """Set the mean and deviation by which pooled image features are standardised to those of a sample.
+
+        Args:
+            activations: Floating point (sample, image_width), what `encode_frozen_layers` gave for training images.
+
+        Raises:
+            ValueError: If the model does not standardise, or the activations are not pooled features.
+        """
+        if not self.config.image_standardise:
+            raise ValueError("the model was built with image_standardise=False.")
+        if activations.ndim != 2 or activations.shape[1] != self.config.image_width:
+            raise ValueError(
+                f"activations of shape {tuple(activations.shape)}, expected (sample, {self.config.image_width})."
+            )
+        self.image_feature_mean.copy_(activations.float().mean(dim=0))
+        self.image_feature_std.copy_(activations.float().std(dim=0) + 1e-3)
 
     # --- both ---------------------------------------------------------------------------------------------------
 
@@ -535,6 +567,13 @@ class DualEncoderModel(PreTrainedModel):
 def _positions(hidden: Tensor) -> Tensor:
     """(rows, channels, height, width) or (rows, positions, width) → (rows, positions, width)."""
     return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
+
+
+def _raster(hidden: Tensor, grid: int) -> Tensor:
+    """Means over the cells of a grid, (rows, channels * grid * grid); over all positions where there is no map."""
+    if hidden.ndim == 4:
+        return F.adaptive_avg_pool2d(hidden, grid).flatten(1)
+    return hidden.mean(dim=1)
 
 
 def _tower(config: PretrainedConfig, *, with_pooler: bool) -> PreTrainedModel:
