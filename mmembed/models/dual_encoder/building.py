@@ -171,7 +171,7 @@ def dual_encoder_from_towers(
         >>> dual_encoder_from_towers("sentence-transformers/all-MiniLM-L6-v2", "google/mobilenet_v2_1.0_224")
         ... # doctest: +SKIP
     """
-    images = AutoImageProcessor.from_pretrained(vision, use_fast=False)
+    images = AutoImageProcessor.from_pretrained(vision, backend="pil")
     size, edge = _image_sizes(images)
     settings = {
         "image_size": size,

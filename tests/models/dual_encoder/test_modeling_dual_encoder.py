@@ -221,6 +221,40 @@ def test_image_poolings_and_levels() -> None:
 
 
 @torch.no_grad()
+def test_rasters_of_levels_and_standardised_features(tmp_path) -> None:
+    model = make(image_levels=[[0, 2], -1], image_standardise=True, frozen_image_layers=-1)
+    images = pixels(6)
+    output = model.vision_model(pixel_values=(images.float() / 255 - 0.5) / 0.5, output_hidden_states=True)
+    inner = output.hidden_states[0].numpy()  # (6, 8, 8, 8)
+    cells = [inner[:, :, a : a + 4, b : b + 4].mean((2, 3)) for a in (0, 4) for b in (0, 4)]
+    last = output.last_hidden_state.mean((2, 3)).numpy()
+    level = output.hidden_states[-1].mean((2, 3)).numpy()
+    pooled = np.concatenate([last, np.stack(cells, axis=2).reshape(6, -1), level], axis=1)
+    activations = model.encode_frozen_layers(images)
+    assert np.allclose(activations.numpy(), pooled, atol=1e-4) and model.config.image_width == 16 + 32 + 16
+
+    def expected(values: np.ndarray) -> np.ndarray:
+        vectors = values @ model.visual_projection[-1].weight.numpy().T
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    # without statistics only outliers are cut
+    assert np.allclose(model.get_image_features(images).pooler_output, expected(pooled.clip(-6, 6)), atol=1e-4)
+    model.fit_image_statistics(activations)
+    scaled = (pooled - pooled.mean(0)) / (pooled.std(0, ddof=1) + 1e-3)
+    for given in (images, activations):
+        assert np.allclose(model.get_image_features(given).pooler_output, expected(scaled.clip(-6, 6)), atol=1e-4)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert torch.allclose(
+        loaded.get_image_features(images).pooler_output, model.get_image_features(images).pooler_output
+    )
+    with pytest.raises(ValueError, match=r"activations of shape \(6, 3\), expected \(sample, 64\)"):
+        model.fit_image_statistics(torch.zeros(6, 3))
+    with pytest.raises(ValueError, match="image_standardise=False"):
+        make().fit_image_statistics(activations)
+
+
+@torch.no_grad()
 def test_pixels_are_scaled_by_mean_and_deviation() -> None:
     mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
     seen = []
