@@ -199,6 +199,8 @@ def _fused(encoder: Any) -> Any:
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
             module.convolution = fuse_conv_bn_eval(convolution, norm)
             module.normalization = nn.Identity()
+            if isinstance(getattr(module, "activation", None), (nn.ReLU, nn.ReLU6)):
+                module.activation.inplace = True
     return fused
 
 
