@@ -14,7 +14,9 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from mmembed.evaluation.ranking import Ranking
+from mmembed.export.card import CardFacts, write_card
 from mmembed.images import ImageReader
+from mmembed.jobs.train_options import TrainOptions
 from mmembed.pages import SheetHit, SheetRow, contact_sheet, text_table
 from mmembed.ranking_metrics import UNRANKED
 from mmembed.statistics import bootstrap_interval, paired_bootstrap
@@ -156,6 +158,42 @@ def save_model(model: SentenceTransformer, folder: Path) -> None:
         if folder.exists():
             os.replace(folder, Path(scratch) / "old")
         os.replace(whole, folder)
+
+
+def write_run_card(
+    folder: Path, model: SentenceTransformer, measured: Mapping[str, Any], options: TrainOptions, args: Any
+) -> Path:
+    """Write the model card of a run: what it was trained on and how, and what it gained.
+
+    Args:
+        folder: The saved model, with its contact sheet.
+        model: The model.
+        measured: What stands in `metrics.json`.
+        options: The run's options.
+        args: The training arguments.
+
+    Returns:
+        The path of the card.
+    """
+    uses = {use for use in (options.query_use, options.document_use)} - {"any"}
+    shown = ("num_train_epochs", "per_device_train_batch_size", "learning_rate", "lr_scheduler_type", "warmup_steps",
+             "weight_decay", "seed", "bf16")  # fmt: skip
+    towers = [name for name in (options.text_tower, options.image_tower) if name]
+    facts = CardFacts(
+        name=Path(args.output_dir).name,
+        inputs=[use for use in ("text", "image", "fused") if use in uses] or ["text", "image", "fused"],
+        dimensions=model.get_embedding_dimension(),
+        base_model=options.model or towers or None,
+        languages=options.language,
+        license=options.license,
+        training_data={**measured["data"], "source": Path(options.items).name if options.items else "drawn catalogue"},
+        losses=[f"{args.loss} {json.dumps(args.loss_arguments, sort_keys=True)}"],
+        hyper_parameters={**{name: str(getattr(args, name)) for name in shown}, "world size": args.world_size},
+        results={"before": measured["before"], "after": measured["after"], **measured.get("references", {})},
+        gains=measured["gain"],
+        contact_sheet="contact_sheet.png",
+    )
+    return write_card(folder, facts)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -53,9 +53,11 @@ def run(options: TrainOptions) -> dict[str, Any]:
     from transformers import set_seed
 
     from mmembed.data.training_pairs import TrainingPairs
-    from mmembed.evaluation.retrieval_evaluator import RetrievalEvaluator
     from mmembed.jobs import run_report
+    from mmembed.jobs.catalogue_references import catalogue_references, near_twins
+    from mmembed.jobs.model_choice import choose_model, load_named, stored_image_features
     from mmembed.jobs.training_data import load_run_data
+    from mmembed.training.lora import merge_lora
     from mmembed.training.trainer import EmbeddingTrainer
 
     # 1. parse
@@ -72,31 +74,16 @@ def run(options: TrainOptions) -> dict[str, Any]:
         raise OptionsError("no pair falls into the test part; give a split column or a test_percent above 0")
 
     # 3. model
-    model = _model(options, args, train)
-    guide = _load(options.guide_model) if options.guide_model else None
-    stored = _stored_features(options, args, model, data)
+    model = choose_model(options, train)
+    guide = load_named(options.guide_model) if options.guide_model else None
+    stored = stored_image_features(options, args, model, data)
 
     # 4. measure before
-    measured: dict[str, Any] = {}
     rankings: dict[str, dict[str, Ranking]] = {}
     if main_process:
         rankings["before"] = _rank(model, test, options, args, data, image_features=stored)
 
     # 5. train
-    evaluator = None
-    if validation is not None:
-        evaluator = RetrievalEvaluator(
-            validation.queries,
-            validation.documents,
-            validation.pairs,
-            name="validation",
-            query_use=_measured_use(options.query_use),
-            document_use=_measured_use(options.document_use),
-            ks=options.ks,
-            batch_size=args.eval_batch_size,
-            reader=data.reader,
-            image_features=stored,
-        )
     trainer = EmbeddingTrainer(
         model=model,
         args=args,
@@ -109,7 +96,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
             num_negatives=options.num_negatives,
             scored=args.loss == "CoSENTLoss",
         ),
-        evaluator=evaluator,
+        evaluator=_evaluator(validation, options, args, data, stored) if validation is not None else None,
         reader=data.reader,
         augmentation=_augmentation(options, stored),
         image_features=stored,
@@ -118,47 +105,46 @@ def run(options: TrainOptions) -> dict[str, Any]:
     if main_process:
         save_config(out / "config.yaml", _config(options, args))
     trainer.train(resume_from_checkpoint=True if options.resume else None)
+    # what is left is the first process's work; the others are done, and say so before they go
     trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
     if not main_process:
         return {}
 
     # 6. measure after, on the images themselves
     if args.lora is not None:
-        from mmembed.training.lora import merge_lora
-
         merge_lora(model)
     rankings["after"] = _rank(model, test, options, args, data)
     sampling = {"samples": options.bootstrap_samples, "seed": args.seed}
-    for stage, by_way in rankings.items():
-        measured[stage] = run_report.summarise(by_way, ks=options.ks, **sampling)
+    measured = {stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()}
     measured["gain"] = run_report.gains(rankings["before"], rankings["after"], **sampling)
-    if data.is_catalogue:
-        from mmembed.jobs.catalogue_references import catalogue_references
-
-        measured["references"] = catalogue_references(test, train, ks=options.ks, **options.catalogue)
     measured["data"] = {
-        **{f"{name}_pairs": len(part.pairs) for name, part in data.parts.items()},
-        "bad_images": len(data.bad_images),
-        "shared_between_parts": len(data.leaks),
+        **{f"{name} pairs": len(part.pairs) for name, part in data.parts.items()},
+        "bad images": len(data.bad_images),
+        "shared between parts": len(data.leaks),
     }
+    if data.is_catalogue:
+        measured["references"] = catalogue_references(test, train, ks=options.ks, **options.catalogue)
+        measured["data"]["test products with a near twin"] = near_twins(test, **options.catalogue)
 
     # 7. save
     trainer.write_temperature()
     run_report.save_model(model, out / "model")
     run_report.write_json(out / "metrics.json", measured)
-    after = measured["after"]
-    first = next(iter(rankings["after"].values()))
+    direction, ranking = next((r.direction, r) for r in rankings["after"].values())
+    first = measured["after"][direction]["recall@1"]["mean"]
     sheet = run_report.draw_sheet(
         out / "model" / "contact_sheet.png",
-        first,
+        ranking,
         test.queries,
         test.documents,
         data.reader,
         number=options.sheet_queries,
-        title=f"{first.direction.replace('_to_', ' → ')}: queries from the best found to the worst",
-        subtitle=f"recall@1 {after[first.direction]['recall@1']['mean']:.3f} over {len(first.query_ids)} held-out queries",
+        title=f"{direction.replace('_to_', ' → ')}: queries from the best found to the worst",
+        subtitle=f"recall@1 {first:.3f} over {len(ranking.query_ids)} held-out queries",
     )
-    rows = {"before": measured["before"], "after": after, **measured.get("references", {})}
+    run_report.write_run_card(out / "model", model, measured, options, args)
+    rows = {"before": measured["before"], "after": measured["after"], **measured.get("references", {})}
     sys.stdout.write(
         f"\n{run_report.results_table(rows, options.ks)}\n\n"
         f"contact sheet  {sheet}\nmetrics        {out / 'metrics.json'}\nmodel          {out / 'model'}\n"
@@ -195,73 +181,6 @@ def _free_output_dir(wanted: Path) -> Path:
     return candidate
 
 
-def _model(options: TrainOptions, args: Any, train: Part) -> SentenceTransformer:
-    if options.model is not None:
-        if options.text_tower or options.image_tower:
-            raise OptionsError("give model, or text_tower and image_tower for a new dual encoder, not both")
-        return _load(options.model)
-    from mmembed.models.dual_encoder.building import build_dual_encoder, dual_encoder_from_towers
-
-    if options.text_tower or options.image_tower:
-        if not (options.text_tower and options.image_tower):
-            raise OptionsError("a new dual encoder needs both text_tower and image_tower")
-        towers = [_resolved(name) for name in (options.text_tower, options.image_tower)]
-        return dual_encoder_from_towers(*towers, **options.model_arguments)
-    texts = [text for text in train.queries["text"][:] if text]
-    if options.items is None:
-        from mmembed.jobs.catalogue_defaults import MODEL
-
-        return build_dual_encoder(texts, **{**MODEL, **options.model_arguments})
-    return build_dual_encoder(texts, **options.model_arguments)
-
-
-def _load(name: str) -> SentenceTransformer:
-    from mmembed.models.loading import load_model
-
-    return load_model(_resolved(name))
-
-
-def _resolved(name: str) -> str:
-    """`package:NAME/FOLDER` is a folder inside an installed Python package; anything else is what it says."""
-    if not name.startswith("package:"):
-        return name
-    from importlib.resources import files
-
-    package, _, folder = name.removeprefix("package:").partition("/")
-    try:
-        return str(files(package).joinpath(folder))
-    except ModuleNotFoundError:
-        raise OptionsError(f"{name}: the Python package {package!r} is not installed") from None
-
-
-def _stored_features(options: TrainOptions, args: Any, model: SentenceTransformer, data: RunData) -> Any:
-    if not options.store_image_features:
-        return None
-    from datasets import concatenate_datasets
-
-    from mmembed.training.image_features import store_image_features
-
-    tables: dict[str, Any] = {}
-    for part in data.parts.values():
-        for table, use in ((part.queries, options.query_use), (part.documents, options.document_use)):
-            if use != "text":
-                tables.setdefault(str(id(table)), table.select_columns(["id", "image"]))
-    items = concatenate_datasets(list(tables.values()))
-    with args.main_process_first(desc="image features"):
-        stored = store_image_features(
-            model,
-            items,
-            options.image_features_dir or Path(args.output_dir) / "image_features",
-            reader=data.reader,
-            num_views=options.image_feature_views,
-            show_progress_bar=not args.disable_tqdm,
-        )
-    if model.transformers_model.config.image_standardise:
-        ids = [id for id in data.parts["train"].documents["id"][:] if id in stored]
-        model.transformers_model.fit_image_statistics(stored.load(ids, [0] * len(ids)))
-    return stored
-
-
 def _augmentation(options: TrainOptions, stored: Any) -> Any:
     from mmembed.data.augment import Augmentation
 
@@ -272,6 +191,23 @@ def _augmentation(options: TrainOptions, stored: Any) -> Any:
 
         return Augmentation(**{**AUGMENTATION, **options.augmentation})
     return Augmentation(**options.augmentation) if options.augmentation else None
+
+
+def _evaluator(part: Part, options: TrainOptions, args: Any, data: RunData, stored: Any) -> Any:
+    from mmembed.evaluation.retrieval_evaluator import RetrievalEvaluator
+
+    return RetrievalEvaluator(
+        part.queries,
+        part.documents,
+        part.pairs,
+        name="validation",
+        query_use=_measured_use(options.query_use),
+        document_use=_measured_use(options.document_use),
+        ks=options.ks,
+        batch_size=args.eval_batch_size,
+        reader=data.reader,
+        image_features=stored,
+    )
 
 
 def _rank(

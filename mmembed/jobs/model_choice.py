@@ -1,0 +1,113 @@
+"""Which model a run trains: one that is named, one made of two towers, or a small one made for its texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmembed.jobs.options import OptionsError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from mmembed.jobs.train_options import TrainOptions
+    from mmembed.jobs.training_data import Part, RunData
+
+
+def choose_model(options: TrainOptions, train: Part) -> SentenceTransformer:
+    """The model that the options name or describe.
+
+    Args:
+        options: `model`, or `text_tower` and `image_tower`, or neither; and `model_arguments`.
+        train: The training part, whose texts a new tokenizer learns from.
+
+    Returns:
+        The model before training.
+
+    Raises:
+        OptionsError: If the options contradict each other or a named package is not installed.
+    """
+    from mmembed.models.dual_encoder.building import build_dual_encoder, dual_encoder_from_towers
+
+    if options.model is not None:
+        if options.text_tower or options.image_tower:
+            raise OptionsError("give model, or text_tower and image_tower for a new dual encoder, not both")
+        return load_named(options.model)
+    if options.text_tower or options.image_tower:
+        if not (options.text_tower and options.image_tower):
+            raise OptionsError("a new dual encoder needs both text_tower and image_tower")
+        towers = [resolve_name(name) for name in (options.text_tower, options.image_tower)]
+        return dual_encoder_from_towers(*towers, **options.model_arguments)
+    texts = [text for text in train.queries["text"][:] if text]
+    if options.items is None:
+        from mmembed.jobs.catalogue_defaults import MODEL
+
+        return build_dual_encoder(texts, **{**MODEL, **options.model_arguments})
+    return build_dual_encoder(texts, **options.model_arguments)
+
+
+def load_named(name: str) -> SentenceTransformer:
+    """`load_model` of a folder, a Hub name, or package:NAME/FOLDER."""
+    from mmembed.models.loading import load_model
+
+    return load_model(resolve_name(name))
+
+
+def resolve_name(name: str) -> str:
+    """`package:NAME/FOLDER` is a folder inside an installed Python package; anything else is what it says.
+
+    Example:
+        >>> resolve_name("owner/model")
+        'owner/model'
+        >>> resolve_name("package:not_installed/model")
+        Traceback (most recent call last):
+        mmembed.jobs.config_file.OptionsError: package:not_installed/model: the Python package 'not_installed' ...
+    """
+    if not name.startswith("package:"):
+        return name
+    from importlib.resources import files
+
+    package, _, folder = name.removeprefix("package:").partition("/")
+    try:
+        return str(files(package).joinpath(folder))
+    except ModuleNotFoundError:
+        raise OptionsError(f"{name}: the Python package {package!r} is not installed") from None
+
+
+def stored_image_features(options: TrainOptions, args: Any, model: SentenceTransformer, data: RunData) -> Any:
+    """The frozen vision tower's activations of all images that the run reads; None where that was not asked for.
+
+    Args:
+        options: `store_image_features` and where they are kept.
+        args: The training arguments.
+        model: A dual encoder with a frozen vision tower; its image statistics are fitted on the training part.
+        data: The run's data.
+
+    Returns:
+        `StoredImageFeatures`, or None.
+    """
+    if not options.store_image_features:
+        return None
+    from datasets import concatenate_datasets
+
+    from mmembed.training.image_features import store_image_features
+
+    tables: dict[int, Any] = {}
+    for part in data.parts.values():
+        for table, use in ((part.queries, options.query_use), (part.documents, options.document_use)):
+            if use != "text":
+                tables.setdefault(id(table), table.select_columns(["id", "image"]))
+    with args.main_process_first(desc="image features"):
+        stored = store_image_features(
+            model,
+            concatenate_datasets(list(tables.values())),
+            options.image_features_dir or Path(args.output_dir) / "image_features",
+            reader=data.reader,
+            num_views=options.image_feature_views,
+            show_progress_bar=not args.disable_tqdm,
+        )
+    encoder = model.transformers_model
+    if encoder is not None and getattr(encoder.config, "image_standardise", False):
+        ids = [id for id in data.parts["train"].documents["id"][:] if id in stored]
+        encoder.fit_image_statistics(stored.load(ids, [0] * len(ids)))
+    return stored
