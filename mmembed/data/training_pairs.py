@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -133,6 +135,17 @@ class TrainingPairs:
         else:
             drawn = np.array([self.draw(row, seed=seed, epoch=epoch)[1][0] for row in range(len(self))])
         return np.concatenate([self.query_keys[self._query_rows], self.document_keys[drawn]], axis=1)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides what a row is: ids, pairs, uses, and the contents of the items."""
+        digest = hashlib.sha256()
+        drawn = [self.ids, self._positives, self._negatives, self.prompts, self._scores]
+        drawn += [self.query_use, self.document_use, self.num_negatives]
+        drawn += [_values(t, "text_parts") for t in (self.queries, self.documents) if "text_parts" in t.column_names]
+        digest.update(json.dumps(drawn).encode())
+        for rows, keys in ((self._query_rows, self.query_keys), (None, self.document_keys)):
+            digest.update((keys if rows is None else keys[rows]).tobytes())
+        return digest.hexdigest()
 
     def _check_negatives(self) -> None:
         if not self.num_negatives:

@@ -97,6 +97,14 @@ class EmbeddingTrainingArguments(SentenceTransformerTrainingArguments):
         if self.logging_nan_inf_filter:
             raise ValueError("logging_nan_inf_filter=True would log a NaN loss as 0; leave it False.")
         super().__post_init__()
+        if self.early_stopping_patience is not None:
+            if self.early_stopping_patience < 1:
+                raise ValueError(f"early_stopping_patience={self.early_stopping_patience}; it must be at least 1.")
+            if self.metric_for_best_model is None or self.eval_strategy == "no":
+                raise ValueError(
+                    "early_stopping_patience needs metric_for_best_model (such as validation_mean_recall) and an "
+                    "eval_strategy other than 'no'."
+                )
         allowed = (BatchSamplers.NO_DUPLICATES, BatchSamplers.NO_DUPLICATES_HASHED, BatchSamplers.BATCH_SAMPLER)
         if self.batch_sampler not in allowed:
             raise ValueError(

@@ -29,7 +29,8 @@ class MetricsLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self._lines() if line["step"] <= state.global_step] if state.global_step else []
+        before = self._lines() if state.global_step else []
+        kept = [line for line in before if line["step"] <= state.global_step and "train_runtime" not in line]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, self.path)

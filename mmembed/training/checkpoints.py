@@ -6,8 +6,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file
 
 MANIFEST = "manifest.json"
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
@@ -96,6 +100,48 @@ def newest_checkpoint(output_dir: str | os.PathLike[str]) -> tuple[Path | None, 
         except CheckpointError as error:
             passed_over.append(str(error))
     return None, passed_over
+
+
+def read_tensors(into: dict[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
+    """Copy what a checkpoint keeps beside its model into the tensors of a run.
+
+    Args:
+        into: Name → tensor, overwritten in place.
+        path: The safetensors file.
+
+    Raises:
+        CheckpointError: If the file is missing or holds other names.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} lacks {path.name}, which holds {', '.join(list(into)[:5])}.")
+    stored = load_file(path)
+    if differing := sorted(set(stored) ^ set(into)):
+        raise CheckpointError(
+            f"{path} and this run differ in what is trained, first {differing[0]!r}; resume with the same loss and lora."
+        )
+    with torch.no_grad():
+        for name, tensor in into.items():
+            tensor.copy_(stored[name])
+
+
+def why_not_written(folder: str | os.PathLike[str], error: Exception) -> str:
+    """What to tell of a checkpoint that could not be written, with the room on its disk and the last whole one.
+
+    Args:
+        folder: The checkpoint.
+        error: What came up.
+
+    Returns:
+        The message.
+    """
+    run_dir = Path(folder).parent
+    room = (
+        f"{shutil.disk_usage(run_dir).free / 2**20:.0f} MiB are free" if run_dir.is_dir() else "there is no such folder"
+    )
+    last, _ = newest_checkpoint(run_dir)
+    kept = f"the last whole checkpoint is {last}" if last else "no checkpoint was written before"
+    return f"{folder} could not be written: {error} ({room} in {run_dir}); {kept}."
 
 
 def _sha256(path: Path) -> str:

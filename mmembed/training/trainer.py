@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.base.training_args import BatchSamplers
 from torch import nn
@@ -30,13 +29,21 @@ from mmembed.losses.building import build_loss, loss_row, owned_parameters
 from mmembed.models.multimodal_transformer import adopt
 from mmembed.training.arguments import EmbeddingTrainingArguments
 from mmembed.training.callbacks import AverageOwnedGradients, EpochClock, MetricsLog
-from mmembed.training.checkpoints import CheckpointError, newest_checkpoint, verify_checkpoint, write_manifest
+from mmembed.training.checkpoints import (
+    CheckpointError,
+    newest_checkpoint,
+    read_tensors,
+    verify_checkpoint,
+    why_not_written,
+    write_manifest,
+)
 from mmembed.training.lora import add_lora
 from mmembed.training.optimizer import decay_parameter_names, freeze, frozen_modules, layer_learning_rates
 
 logger = logging.getLogger(__name__)
 
 _LOSS_PARAMETERS = "loss_parameters.safetensors"
+_ADAPTERS = "adapters.safetensors"
 
 
 class NonFiniteError(RuntimeError):
@@ -120,7 +127,8 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
             generated = layer_learning_rates(model, args.learning_rate, args.layer_learning_rate_decay)
             args.learning_rate_mapping = {**generated, **args.learning_rate_mapping}
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        shared = {"reader": reader, "seed": args.data_seed or args.seed, "prompts": args.prompts, "labels": labels}
+        self._step_rows: list[int] = []  # of the step that is being accumulated
+        shared = {"reader": reader, "seed": _data_seed(args), "prompts": args.prompts, "labels": labels}
         shared["image_features"] = image_features
         self._collators: dict[str, PairCollator] = {}
         if train_data is not None:
@@ -159,7 +167,7 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
             data,
             batch_size=batch_size,
             world_size=self.args.world_size,
-            seed=self.args.data_seed or self.args.seed,
+            seed=_data_seed(self.args),
             distinct=self.args.batch_sampler != BatchSamplers.BATCH_SAMPLER,
             epoch=self._epoch if kind == "train" else None,
         )
@@ -207,25 +215,30 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = result[0] if return_outputs else result
         if training and not bool(torch.isfinite(loss)):
-            raise NonFiniteError(self._non_finite(f"the loss is {loss.item()}", rows))
-        self._last_rows = rows
+            raise NonFiniteError(
+                self._non_finite(f"the loss is {loss.item()}", rows.tolist() if rows is not None else [])
+            )
+        if training and rows is not None:
+            self._step_rows = [*self._step_rows, *rows.tolist()]
         return result
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        rows, self._step_rows = self._step_rows, []
         value = float(norm) if norm is not None else 0.0
         # under fp16 the scaler skips such steps itself
         if not torch.isfinite(torch.tensor(value)) and not self.args.fp16:
-            raise NonFiniteError(self._non_finite(f"the gradient's norm is {value}", self._last_rows))
+            raise NonFiniteError(self._non_finite(f"the gradient's norm is {value}", rows))
         return norm
 
-    def _non_finite(self, what: str, rows: torch.Tensor | None) -> str:
-        ids = [self.train_data.ids[row] for row in rows.tolist()] if rows is not None else []
+    def _non_finite(self, what: str, rows: list[int]) -> str:
+        ids = [self.train_data.ids[row] for row in rows]
         shown = ", ".join(repr(id) for id in ids[:50]) + (f" and {len(ids) - 50} more" if len(ids) > 50 else "")
         last, _ = newest_checkpoint(self.args.output_dir)
         where = f"the last whole checkpoint is {last}" if last else "no checkpoint was written yet"
         return (
-            f"{what} at step {self.state.global_step + 1}, on the batch of {shown}. Training stopped; {where}. "
+            f"{what} at step {self.state.global_step + bool(ids)}{f', on the batch of {shown}' if ids else ''}. "
+            f"Training stopped; {where}. "
             "Lower the learning rate, raise the temperature, or look at these rows."
         )
 
@@ -250,8 +263,8 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
             transformers' `TrainOutput`.
 
         Raises:
-            CheckpointError: If the named checkpoint is damaged or of another run.
-            NonFiniteError: If a loss or gradient is not finite.
+            CheckpointError: If the named checkpoint is damaged or of another run, or one cannot be written.
+            NonFiniteError: If a loss, a gradient or a weight is not finite.
         """
         if resume_from_checkpoint is True:
             found, passed_over = newest_checkpoint(self.args.output_dir)
@@ -266,55 +279,83 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
                         f"{resume_from_checkpoint} was written with {name}={run.get(name)!r}, this run has {value!r}; "
                         "resume with the same, or start anew in another output_dir."
                     )
-        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+            sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+            if not sharded and not (Path(resume_from_checkpoint) / "optimizer.pt").is_file():
+                raise CheckpointError(
+                    f"{resume_from_checkpoint} holds a model and no optimizer (save_only_model): training cannot go on "
+                    "from it exactly; start anew from that model, in another output_dir."
+                )
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        self._check_weights()
+        return result
 
     def _run_identity(self) -> dict[str, Any]:
-        digest = hashlib.sha256("\0".join(self.train_data.ids).encode("utf-8", "surrogatepass")).hexdigest()
         return {
             "world_size": self.args.world_size,
             "train_batch_size": self.args.train_batch_size,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
-            "seed": self.args.data_seed or self.args.seed,
-            "query_ids_sha256": digest,
+            "batch_sampler": str(getattr(self.args.batch_sampler, "value", self.args.batch_sampler)),
+            "seed": _data_seed(self.args),
+            "train_data_sha256": self.train_data.fingerprint(),
         }
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run_dir = Path(self._get_output_dir(trial=trial))
+        folder = run_dir / f"checkpoint-{self.state.global_step}"
+        self._check_weights()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                write_manifest(folder, self._run_identity())
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(why_not_written(folder, error)) from error
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            run_dir = self._get_output_dir(trial=trial)
-            write_manifest(Path(run_dir) / f"checkpoint-{self.state.global_step}", self._run_identity())
             # older ones go only now that this one is whole
             rotate_checkpoints(
-                output_dir=run_dir,
+                output_dir=str(run_dir),
                 save_total_limit=limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
 
+    def _check_weights(self) -> None:
+        """A finite gradient can still take a weight beyond the largest float; such weights are not kept."""
+        named = [*self.model.named_parameters(), *self._owned.items()]
+        bad = [
+            name for name, parameter in named if parameter.requires_grad and not bool(torch.isfinite(parameter).all())
+        ]
+        if bad:
+            raise NonFiniteError(self._non_finite(f"{len(bad)} weights are not finite, first {bad[0]},", []))
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         self.write_temperature()
         super()._save(output_dir, state_dict)
-        if self._owned:
-            owned = {name: parameter.detach().cpu().contiguous() for name, parameter in self._owned.items()}
-            save_file(owned, os.path.join(output_dir or self.args.output_dir, _LOSS_PARAMETERS))
+        folder = Path(output_dir or self.args.output_dir)
+        for file, held in ((_LOSS_PARAMETERS, self._owned), (_ADAPTERS, self._adapted())):
+            if held:
+                save_file({name: value.detach().cpu().contiguous() for name, value in held.items()}, folder / file)
+
+    def _adapted(self) -> dict[str, torch.Tensor]:
+        """With LoRA, what is trained and the buffers: a checkpoint's model has no place for adapters."""
+        if self.args.lora is None:
+            return {}
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        return {**trained, **dict(self.model.named_buffers())}
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        super()._load_from_checkpoint(checkpoint_path)
-        if not self._owned:
-            return
-        path = os.path.join(checkpoint_path, _LOSS_PARAMETERS)
-        if not os.path.isfile(path):
-            raise CheckpointError(f"{checkpoint_path} lacks {_LOSS_PARAMETERS}, which holds {list(self._owned)}.")
-        stored = load_file(path)
-        if set(stored) != set(self._owned):
-            raise CheckpointError(f"{path} holds {sorted(stored)}, the loss owns {sorted(self._owned)}.")
-        with torch.no_grad():
-            for name, parameter in self._owned.items():
-                parameter.copy_(stored[name])
+        if self.args.lora is None:
+            super()._load_from_checkpoint(checkpoint_path)
+        for file, held in ((_LOSS_PARAMETERS, self._owned), (_ADAPTERS, self._adapted())):
+            if held:
+                read_tensors(held, Path(checkpoint_path) / file)
+
+    def _load_best_model(self) -> None:
+        # sentence-transformers would log a failure and hand over the last weights as the best ones
+        verify_checkpoint(self.state.best_model_checkpoint)
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def write_temperature(self) -> None:
         """Copy a learnt temperature into the model's own `logit_scale`, where it has one."""
@@ -323,6 +364,10 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
         if learnt and scales:
             with torch.no_grad():
                 scales[0].fill_(learnt[0].item())
+
+
+def _data_seed(args: EmbeddingTrainingArguments) -> int:
+    return args.seed if args.data_seed is None else args.data_seed
 
 
 def _row_numbers(data: TrainingPairs | None) -> Dataset | None:
