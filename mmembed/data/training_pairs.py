@@ -57,6 +57,11 @@ class TrainingPairs:
         for name, use in (("query_use", self.query_use), ("document_use", self.document_use)):
             if use not in get_args(Use):
                 raise ValueError(f"{name}={use!r}; it must be one of {', '.join(get_args(Use))}.")
+        if self.num_negatives < 0 or (self.scored and self.num_negatives):
+            raise ValueError(
+                f"num_negatives={self.num_negatives}; it must be at least 0, and 0 where rows are scored: there one "
+                "document is drawn among positives and negatives."
+            )
         if self.pairs is None:
             self.pairs = _paired_with_itself(self.queries)
         self.pairs = validate_pairs(self.pairs, self.queries, self.documents)

@@ -125,7 +125,10 @@ def build_loss(
     if "temperature" in arguments and row.mask:
         if "scale" in arguments:
             raise ValueError(f"{name}: give temperature or scale (= 1 / temperature), not both.")
-        arguments["scale"] = 1.0 / float(arguments.pop("temperature"))
+        temperature = arguments.pop("temperature")
+        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not temperature > 0:
+            raise ValueError(f"{name}: temperature={temperature!r}; it must be a number above 0.")
+        arguments["scale"] = 1.0 / temperature
     if "similarity_fct" in arguments:
         arguments["similarity_fct"] = _similarity(arguments["similarity_fct"])
     if isinstance(arguments.get("distance_metric"), str):
@@ -174,6 +177,7 @@ def _refuse_unknown(name: str, row: LossRow, arguments: dict[str, Any]) -> None:
             break
         known |= set(inspect.signature(owner.__init__).parameters)  # our subclasses hand **arguments on
     known -= {"self", "model", "guide", "arguments", "args", "kwargs"}
+    known |= {"temperature"} if row.mask else set()
     for key in arguments:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
