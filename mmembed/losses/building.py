@@ -209,4 +209,10 @@ def _checked_guide(name: str, model: SentenceTransformer, guide: SentenceTransfo
             f"{name}: the guide's tokenizer or length differs from the model's. sentence-transformers would "
             "then decode the token ids back to text and the guide would see no images; use a guide with the same tokenizer."
         )
+    unread = set(getattr(model[0], "modalities", [])) - set(getattr(guide[0], "modalities", []))
+    if unread:
+        raise ValueError(
+            f"{name}: the guide reads no {' or '.join(sorted(map(str, unread)))} as the model does; use a guide of the same "
+            "kind, such as another dual encoder with the same tokenizer."
+        )
     return guide.requires_grad_(False).eval()

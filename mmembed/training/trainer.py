@@ -20,7 +20,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from mmembed.data.augment import Augmentation
-from mmembed.data.collators import ImageFeatures, PairCollator
+from mmembed.data.collators import ImageFeatures, PairCollator, TextFeatures
 from mmembed.data.samplers import DistinctBatchSampler
 from mmembed.data.training_pairs import TrainingPairs
 from mmembed.distributed import check_launch, check_wrapped
@@ -63,6 +63,7 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
         reader: Reads the items' images.
         augmentation: Applied to training images.
         image_features: Stored activations of a frozen image tower, instead of pixels.
+        text_features: Stored features of a frozen text tower, which is not run then.
         guide: The guide of the GIST losses.
         callbacks: Further callbacks.
         **kwargs: Further arguments of `SentenceTransformerTrainer`.
@@ -93,12 +94,15 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
         reader: ImageReader | None = None,
         augmentation: Augmentation | None = None,
         image_features: ImageFeatures | None = None,
+        text_features: TextFeatures | None = None,
         guide: SentenceTransformer | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
         check_launch(device=args.device, world=args.world_size, num_visible_gpus=args.n_gpu, fsdp=bool(args.fsdp))
         adopt(model)
+        if guide is not None:
+            adopt(guide)
         if args.lora is not None:
             add_lora(model, dict(args.lora))
         if args.freeze:
@@ -129,7 +133,7 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._step_rows: list[int] = []  # of the step that is being accumulated
         shared = {"reader": reader, "seed": _data_seed(args), "prompts": args.prompts, "labels": labels}
-        shared["image_features"] = image_features
+        shared |= {"image_features": image_features, "text_features": text_features}
         self._collators: dict[str, PairCollator] = {}
         if train_data is not None:
             self._collators["train"] = PairCollator(

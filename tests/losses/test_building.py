@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import BertConfig, BertModel
 
 from mmembed.data.collators import PairCollator
 from mmembed.images import ImageReader
@@ -211,6 +214,16 @@ def test_a_guide_of_another_tokenizer_or_none_is_refused(model) -> None:
         build_loss("GISTEmbedLoss", model, mask_false_negatives=False)
     with pytest.raises(ValueError, match="takes no guide"):
         build_loss("TripletLoss", model, num_negatives=1, guide=model)
+
+
+def test_a_guide_that_reads_texts_alone_is_refused_for_rows_with_images(model, tmp_path) -> None:
+    BertModel(
+        BertConfig(vocab_size=len(model.tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    text_only = SentenceTransformer(modules=[Transformer(str(tmp_path)), Pooling(16)], device="cpu")
+    with pytest.raises(ValueError, match="guide reads no .*image"):
+        build_loss("GISTEmbedLoss", model, mask_false_negatives=False, guide=text_only)
 
 
 def test_a_guide_is_not_trained(model) -> None:

@@ -233,12 +233,12 @@ def in_a_process(folder: Path, **options) -> int:
     ],
     ids=lambda death: "-".join(str(value) for value in death.values()),
 )
-def test_kill_9_leaves_what_the_run_needs(tmp_path: Path, death: dict) -> None:
-    assert in_a_process(tmp_path / "whole") == 0
-    assert in_a_process(tmp_path / "killed", **death) == -signal.SIGKILL
-    assert in_a_process(tmp_path / "killed", workers=death.get("workers", 0)) == 0
-    assert_equal(torch.load(tmp_path / "whole" / "state.pt"), torch.load(tmp_path / "killed" / "state.pt"))
-    assert log(tmp_path / "whole") == log(tmp_path / "killed")
+def test_kill_9_leaves_what_the_run_needs(tmp_path: Path, runs: dict, death: dict) -> None:
+    assert in_a_process(tmp_path, **death) == -signal.SIGKILL
+    assert in_a_process(tmp_path, workers=death.get("workers", 0)) == 0
+    folder, final = runs["cached"]
+    assert_equal(final, torch.load(tmp_path / "state.pt"))
+    assert log(folder) == log(tmp_path)
 
 
 if __name__ == "__main__":
