@@ -25,6 +25,13 @@ class ImageFeatures(Protocol):
     num_views: int
 
 
+class TextFeatures(Protocol):
+    """Pooled features of a frozen text tower, kept on disk."""
+
+    def load(self, texts: Sequence[str | None]) -> torch.Tensor:
+        """Float features of shape (len(texts), 1, width), zeros where there is no text."""
+
+
 class PairCollator:
     """Turns row numbers of `TrainingPairs` into a batch that sentence-transformers' losses read.
 
@@ -40,6 +47,7 @@ class PairCollator:
         prompts: Column name → text put before that column's texts ("positive" also serves the negatives).
         labels: What the loss reads as labels: "keys", "score" or None.
         image_features: Stored activations to hand to the model instead of pixels.
+        text_features: Stored features to hand to the model beside the tokens, so that its text tower is not run.
 
     Returns (on call): `{column}_{feature}` tensors, `label` (int64 (batch, columns, 3) keys or float (batch,) scores) and
     `rows`, int64 (batch,), the row numbers.
@@ -68,11 +76,14 @@ class PairCollator:
         prompts: dict[str, str] | None = None,
         labels: str | None = "keys",
         image_features: ImageFeatures | None = None,
+        text_features: TextFeatures | None = None,
     ) -> None:
         self.data, self.preprocess, self.reader, self.seed = data, preprocess, reader, seed
         self.epoch = epoch if epoch is not None else torch.zeros(1, dtype=torch.int64)
         self.augmentation, self.prompts, self.labels = augmentation, dict(prompts or {}), labels
-        self.image_features = image_features
+        self.image_features, self.text_features = image_features, text_features
+        if text_features is not None and (self.prompts or data.prompts):
+            raise ValueError("stored text features and prompts do not go together: they are stored of the bare texts.")
         unknown = set(self.prompts) - set(data.columns)
         if unknown:
             raise ValueError(f"prompts for {sorted(unknown)}; a batch has the columns {data.columns}.")
@@ -115,8 +126,12 @@ class PairCollator:
                 row["image"] = self._image(images[i], items["id"][i], column, epoch)
             inputs.append(row)
         if self.image_features is None:
-            return self.preprocess(inputs, prompt=prompt)
-        return self._with_stored_activations(column, inputs, items["id"], shown, prompt, epoch)
+            features = self.preprocess(inputs, prompt=prompt)
+        else:
+            features = self._with_stored_activations(column, inputs, items["id"], shown, prompt, epoch)
+        if self.text_features is not None:
+            features["text_features"] = self.text_features.load([row.get("text") for row in inputs])
+        return features
 
     def _text(self, items: dict[str, list], i: int, epoch: int) -> str | None:
         parts = items["text_parts"][i] if "text_parts" in items else None

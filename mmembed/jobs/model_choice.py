@@ -27,18 +27,24 @@ def choose_model(options: TrainOptions, train: Part) -> SentenceTransformer:
     Raises:
         OptionsError: If the options contradict each other or a named package is not installed.
     """
-    from mmembed.models.dual_encoder.building import build_dual_encoder, dual_encoder_from_towers
+    from mmembed.models.dual_encoder.building import (
+        build_dual_encoder,
+        dual_encoder_from_towers,
+        dual_encoder_with_new_text_tower,
+    )
 
     if options.model is not None:
         if options.text_tower or options.image_tower:
             raise OptionsError("give model, or text_tower and image_tower for a new dual encoder, not both")
         return load_named(options.model)
-    if options.text_tower or options.image_tower:
-        if not (options.text_tower and options.image_tower):
-            raise OptionsError("a new dual encoder needs both text_tower and image_tower")
+    if options.text_tower and options.image_tower:
         towers = [resolve_name(name) for name in (options.text_tower, options.image_tower)]
         return dual_encoder_from_towers(*towers, **options.model_arguments)
     texts = [text for text in train.queries["text"][:] if text]
+    if options.text_tower:
+        raise OptionsError("text_tower needs an image_tower beside it")
+    if options.image_tower:
+        return dual_encoder_with_new_text_tower(texts, resolve_name(options.image_tower), **options.model_arguments)
     if options.items is None:
         from mmembed.jobs.catalogue_defaults import MODEL
 
@@ -101,7 +107,7 @@ def stored_image_features(options: TrainOptions, args: Any, model: SentenceTrans
         stored = store_image_features(
             model,
             concatenate_datasets(list(tables.values())),
-            options.image_features_dir or Path(args.output_dir) / "image_features",
+            options.features_dir or Path(args.output_dir) / "features",
             reader=data.reader,
             num_views=options.image_feature_views,
             show_progress_bar=not args.disable_tqdm,
@@ -110,4 +116,40 @@ def stored_image_features(options: TrainOptions, args: Any, model: SentenceTrans
     if encoder is not None and getattr(encoder.config, "image_standardise", False):
         ids = [id for id in data.parts["train"].documents["id"][:] if id in stored]
         encoder.fit_image_statistics(stored.load(ids, [0] * len(ids)))
+    return stored
+
+
+def stored_text_features(options: TrainOptions, args: Any, model: SentenceTransformer, data: RunData) -> Any:
+    """The frozen text tower's features of all training texts; None where that was not asked for.
+
+    Args:
+        options: `store_text_features` and where they are kept.
+        args: The training arguments.
+        model: A dual encoder with a frozen text tower; its text statistics are fitted on these texts.
+        data: The run's data.
+
+    Returns:
+        `StoredTextFeatures`, or None.
+    """
+    if not options.store_text_features:
+        return None
+    from mmembed.training.text_features import store_text_features
+
+    train = data.parts["train"]
+    sides = ((train.queries, options.query_use), (train.documents, options.document_use))
+    tables = [table for table, use in sides if use != "image"]
+    texts = [text for table in tables for text in table["text"][:] if text]
+    for table in tables:
+        if "text_parts" in table.column_names:
+            texts += [part["text"] for parts in table["text_parts"][:] for part in parts or []]
+    with args.main_process_first(desc="text features"):
+        stored = store_text_features(
+            model,
+            texts,
+            options.features_dir or Path(args.output_dir) / "features",
+            show_progress_bar=not args.disable_tqdm,
+        )
+    encoder = model.transformers_model
+    if encoder is not None and getattr(encoder.config, "text_standardise", False):
+        encoder.fit_text_statistics(stored.load(sorted(set(texts)))[:, 0])
     return stored

@@ -25,6 +25,9 @@ from mmembed.statistics import bootstrap_interval, paired_bootstrap
 def summarise(rankings: Mapping[str, Ranking], *, ks: Sequence[int], samples: int, seed: int) -> dict[str, Any]:
     """Recall at each k and MRR of each direction, each with its 95 % bootstrap interval over queries.
 
+    Recall@k is what image-text papers call it: the share of queries with a relevant document among the top k. Where a
+    query has one relevant document that is recall in every sense.
+
     Args:
         rankings: By way ("forward", "backward"), from `rank_retrieval`.
         ks: Cut-offs.
@@ -37,10 +40,11 @@ def summarise(rankings: Mapping[str, Ranking], *, ks: Sequence[int], samples: in
     summary: dict[str, Any] = {}
     recalls = []
     for ranking in rankings.values():
-        names = [f"recall@{k}" for k in ks] + ["mrr"]
+        names = [f"success@{k}" for k in ks] + ["mrr"]
         figures: dict[str, Any] = {"n": len(ranking.query_ids), "documents": len(ranking.document_ids)}
         for name, values in ranking.per_query(names).items():
             interval = bootstrap_interval(values, samples=samples, seed=seed)
+            name = name.replace("success", "recall")
             figures[name] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
             if name != "mrr":
                 recalls.append(interval.mean)
@@ -63,8 +67,7 @@ def gains(before: Mapping[str, Ranking], after: Mapping[str, Ranking], *, sample
     """
     found = {}
     for way, ranking in after.items():
-        name = ["recall@1"]
-        one, two = ranking.per_query(name)["recall@1"], before[way].per_query(name)["recall@1"]
+        one, two = (which[way].per_query(["success@1"])["success@1"] for which in (after, before))
         difference = paired_bootstrap(one, two, samples=samples, seed=seed)
         found[ranking.direction] = {
             key: float(getattr(difference, key)) for key in ("mean", "low", "high", "p_value", "n")

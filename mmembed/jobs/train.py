@@ -55,7 +55,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
     from mmembed.data.training_pairs import TrainingPairs
     from mmembed.jobs import run_report
     from mmembed.jobs.catalogue_references import catalogue_references, near_twins
-    from mmembed.jobs.model_choice import choose_model, load_named, stored_image_features
+    from mmembed.jobs.model_choice import choose_model, load_named, stored_image_features, stored_text_features
     from mmembed.jobs.training_data import load_run_data
     from mmembed.training.lora import merge_lora
     from mmembed.training.trainer import EmbeddingTrainer
@@ -77,6 +77,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
     model = choose_model(options, train)
     guide = load_named(options.guide_model) if options.guide_model else None
     stored = stored_image_features(options, args, model, data)
+    stored_texts = stored_text_features(options, args, model, data)
 
     # 4. measure before
     rankings: dict[str, dict[str, Ranking]] = {}
@@ -100,6 +101,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
         reader=data.reader,
         augmentation=_augmentation(options, stored),
         image_features=stored,
+        text_features=stored_texts,
         guide=guide,
     )
     if main_process:

@@ -50,14 +50,15 @@ class TrainOptions:
     # model
     model: str | None = _option(None, "model to fine-tune: a folder, a Hub name, or package:NAME/FOLDER")
     text_tower: str | None = _option(
-        None, "text tower of a new dual encoder: a folder, a Hub name, package:NAME/FOLDER"
+        None, "text tower of a new dual encoder: folder, Hub name, package:NAME/FOLDER; null: a new one"
     )
     image_tower: str | None = _option(None, "vision tower of a new dual encoder")
     model_arguments: dict[str, Any] = _option({}, "sizes and choices of a new dual encoder, see DualEncoderConfig")
     guide_model: str | None = _option(None, "guide of the GIST losses")
     augmentation: dict[str, Any] = _option({}, "arguments of Augmentation: crop, flip, colour, rotation, erasing")
     store_image_features: bool = _option(False, "compute the frozen vision tower once, keep it on disk, train on that")
-    image_features_dir: str | None = _option(None, "where that is kept; null: in output_dir")
+    store_text_features: bool = _option(False, "compute the frozen text tower once, keep it on disk, train on that")
+    features_dir: str | None = _option(None, "where features are kept; null: in output_dir")
     image_feature_views: int = _option(1, "views stored of each image: 1 as it is, 2 also its mirror image")
 
     # what comes out

@@ -63,7 +63,7 @@ class DemoCatalogue(NamedTuple):
 
 def demo_catalogue(
     *,
-    products: int = 1600,
+    products: int = 2400,
     photos: int = 3,
     size: int = 128,
     seed: int = 0,

@@ -238,7 +238,7 @@ class Product:
     def split(self) -> str:
         """`train`, `validation` or `test`, by the family's hash, so that siblings stay together."""
         percent = int(hashlib.sha256(f"split-{self.family}".encode()).hexdigest(), 16) % 100
-        return "test" if percent < 22 else "validation" if percent < 30 else "train"
+        return "test" if percent < 14 else "validation" if percent < 22 else "train"
 
 
 def visible_differences(a: Product, b: Product) -> int:
@@ -250,7 +250,7 @@ def visible_differences(a: Product, b: Product) -> int:
     return sum(left[name] != right[name] for name in left.keys() & right.keys())
 
 
-def generate_products(count: int = 1600, *, seed: int = 0) -> list[Product]:
+def generate_products(count: int = 2400, *, seed: int = 0) -> list[Product]:
     """The first `count` products of a catalogue, no two of which look the same.
 
     Args:
@@ -279,7 +279,7 @@ def generate_products(count: int = 1600, *, seed: int = 0) -> list[Product]:
             deck = Chance(seed, "deck", number).shuffled(names)
         chance = Chance(seed, "family", number)
         first = _first_of_family(f"f{number:04d}", deck.pop(), chance, seed)
-        wanted = chance.weighted({1: 0.10, 2: 0.15, 3: 0.20, 4: 0.20, 5: 0.20, 6: 0.15})
+        wanted = chance.weighted({1: 0.15, 2: 0.30, 3: 0.25, 4: 0.15, 5: 0.10, 6: 0.05})
         members = 0
         for _ in range(wanted * 4):  # a sibling that looks like an earlier product is drawn again
             product = first if members == 0 else _sibling(first, chance)

@@ -12,8 +12,10 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoImageProcessor,
+    AutoModel,
     AutoTokenizer,
     BertConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     ResNetConfig,
@@ -71,18 +73,15 @@ def build_dual_encoder(
         >>> model.encode([{"text": "red lamp"}]).shape
         (1, 8)
     """
-    tokenizer = train_tokenizer(texts, vocab_size=vocab_size, max_length=max_text_length)
-    text_config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=text_hidden_size,
-        num_hidden_layers=text_layers,
-        num_attention_heads=text_heads,
-        intermediate_size=text_intermediate_size or 4 * text_hidden_size,
-        hidden_dropout_prob=text_dropout,
-        attention_probs_dropout_prob=text_dropout,
-        max_position_embeddings=max_text_length,
-        type_vocab_size=1,
-        pad_token_id=tokenizer.pad_token_id,
+    tokenizer, text_config = _new_text_tower(
+        texts,
+        vocab_size,
+        max_text_length,
+        text_hidden_size,
+        text_layers,
+        text_heads,
+        text_intermediate_size,
+        text_dropout,
     )
     vision_config = ResNetConfig(
         embedding_size=image_embedding_size,
@@ -100,6 +99,87 @@ def build_dual_encoder(
         )
     processor = DualEncoderProcessor(tokenizer, image_size=image_size, resize=resize, max_text_length=max_text_length)
     return sentence_transformer(model.eval(), processor)
+
+
+def dual_encoder_with_new_text_tower(
+    texts: Iterable[str],
+    vision: str,
+    *,
+    vocab_size: int = 8192,
+    max_text_length: int = 48,
+    text_hidden_size: int = 256,
+    text_layers: int = 3,
+    text_heads: int = 4,
+    text_intermediate_size: int | None = None,
+    text_dropout: float = 0.1,
+    resize: str | None = None,
+    seed: int = 0,
+    **config: Any,
+) -> SentenceTransformer:
+    """A dual encoder of a trained vision tower and an untrained BERT, whose vocabulary is learnt from the texts.
+
+    For languages that no text tower at hand knows.
+
+    Args:
+        texts: The training texts, in any number of languages.
+        vision: Folder or name of a vision model.
+        vocab_size: Most tokens in the vocabulary.
+        max_text_length: Tokens at which a text is cut.
+        text_hidden_size: Width of the BERT.
+        text_layers: Its layers.
+        text_heads: Its attention heads.
+        text_intermediate_size: Width of its feed-forward layers; 4 times the width when None.
+        text_dropout: Its dropout probability.
+        resize: "squash" or "crop"; the vision tower's own when None.
+        seed: Of the new weights.
+        **config: Further settings of `DualEncoderConfig`.
+
+    Returns:
+        The model.
+
+    Example:
+        >>> dual_encoder_with_new_text_tower(["红色衬衫", "red shirt"], "google/mobilenet_v2_1.0_224")
+        ... # doctest: +SKIP
+    """
+    tokenizer, text_config = _new_text_tower(
+        texts,
+        vocab_size,
+        max_text_length,
+        text_hidden_size,
+        text_layers,
+        text_heads,
+        text_intermediate_size,
+        text_dropout,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_model = AutoModel.from_config(text_config)
+    return _from_towers(text_model, tokenizer, vision, resize, seed, {"max_text_length": max_text_length, **config})
+
+
+def _new_text_tower(
+    texts: Iterable[str],
+    vocab_size: int,
+    max_length: int,
+    width: int,
+    layers: int,
+    heads: int,
+    intermediate: int | None,
+    dropout: float,
+) -> tuple[PreTrainedTokenizerFast, BertConfig]:
+    tokenizer = train_tokenizer(texts, vocab_size=vocab_size, max_length=max_length)
+    return tokenizer, BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate or 4 * width,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        max_position_embeddings=max_length,
+        type_vocab_size=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -171,17 +251,24 @@ def dual_encoder_from_towers(
         >>> dual_encoder_from_towers("sentence-transformers/all-MiniLM-L6-v2", "google/mobilenet_v2_1.0_224")
         ... # doctest: +SKIP
     """
-    images = AutoImageProcessor.from_pretrained(vision, backend="pil")
-    size, edge = _image_sizes(images)
-    settings = {
-        "image_size": size,
-        "image_mean": list(images.image_mean),
-        "image_std": list(images.image_std),
-        **_saved_text_settings(Path(text)),
-        **config,
-    }
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(text)
+    settings = {**_saved_text_settings(Path(text)), **config}
     settings.setdefault("max_text_length", min(tokenizer.model_max_length, 128))
+    return _from_towers(text, tokenizer, vision, resize, seed, settings)
+
+
+def _from_towers(
+    text: str | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    vision: str,
+    resize: str | None,
+    seed: int,
+    config: dict[str, Any],
+) -> SentenceTransformer:
+    images = AutoImageProcessor.from_pretrained(vision, use_fast=False)
+    size, edge = _image_sizes(images)
+    own = {"image_size": size, "image_mean": list(images.image_mean), "image_std": list(images.image_std)}
+    settings = {**own, **config}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DualEncoderModel.from_towers(text, vision, **settings)

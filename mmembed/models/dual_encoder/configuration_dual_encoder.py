@@ -33,6 +33,7 @@ class DualEncoderConfig(PretrainedConfig):
         image_projection: The same for the image.
         projection_hidden_dim: Width of the hidden layer of an "mlp" projection.
         projection_dropout: Dropout probability before each layer of the projections.
+        text_projection_dropout: The same for the text's, where it differs.
         fusion: What makes one vector of a row with text and image: "none" refuses such rows, "weighted_sum" learns one
             weight, "concat" keeps both in two halves, "mlp" adds a learnt residual to the mean, "gated" learns a weight
             for each dimension from both.
@@ -42,6 +43,10 @@ class DualEncoderConfig(PretrainedConfig):
         image_std: Standard deviation of each channel, of values in 0..1.
         max_text_length: Tokens at which a text is cut.
         frozen_image_layers: Units of the vision tower, from the input on, that never learn; -1 freezes all.
+        frozen_text_tower: Whether the text tower never learns.
+        text_standardise: Standardise the pooled text features, as `image_standardise` the image's.
+        text_levels: Inner hidden states of the text tower whose means over the tokens are appended to the pooled vector;
+            0 is the embeddings, which know words that the last layer has blended.
         text_width: Length of the text tower's pooled vector; found by a trial run when None.
         image_width: The same of the vision tower, appended levels included.
         modality_dim: `projection_dim` as a saved file names it.
@@ -72,6 +77,7 @@ class DualEncoderConfig(PretrainedConfig):
         image_projection: str = "linear",
         projection_hidden_dim: int = 1024,
         projection_dropout: float = 0.0,
+        text_projection_dropout: float | None = None,
         fusion: str = "weighted_sum",
         logit_scale_init_value: float = 2.6592,
         image_size: int = 224,
@@ -79,6 +85,9 @@ class DualEncoderConfig(PretrainedConfig):
         image_std: list[float] | None = None,
         max_text_length: int = 64,
         frozen_image_layers: int = 0,
+        frozen_text_tower: bool = False,
+        text_standardise: bool = False,
+        text_levels: list[int] | None = None,
         text_width: int | None = None,
         image_width: int | None = None,
         modality_dim: int | None = None,
@@ -107,6 +116,9 @@ class DualEncoderConfig(PretrainedConfig):
         self.image_standardise = image_standardise
         self.text_projection, self.image_projection = text_projection, image_projection
         self.projection_hidden_dim, self.projection_dropout = projection_hidden_dim, projection_dropout
+        self.text_projection_dropout = (
+            projection_dropout if text_projection_dropout is None else text_projection_dropout
+        )
         self.fusion = fusion
         self.logit_scale_init_value = logit_scale_init_value
         self.image_size = image_size
@@ -114,6 +126,8 @@ class DualEncoderConfig(PretrainedConfig):
         self.image_std = list(image_std) if image_std is not None else [0.5, 0.5, 0.5]
         self.max_text_length = max_text_length
         self.frozen_image_layers = frozen_image_layers
+        self.frozen_text_tower, self.text_standardise = frozen_text_tower, text_standardise
+        self.text_levels = list(text_levels) if text_levels else None
         self.text_width, self.image_width = text_width, image_width
         self.initializer_range = initializer_range
         super().__init__(**kwargs)

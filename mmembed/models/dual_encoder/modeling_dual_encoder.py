@@ -119,12 +119,15 @@ class DualEncoderModel(PreTrainedModel):
         self.image_pool = GeneralizedMean() if config.image_pooling == "gem" else None
         if config.text_width is None or config.image_width is None:
             config.text_width, config.image_width = self._trial_widths()
+        if config.text_standardise:
+            self.register_buffer("text_feature_mean", torch.zeros(config.text_width))
+            self.register_buffer("text_feature_std", torch.ones(config.text_width))
         if config.image_standardise:
             self.register_buffer("image_feature_mean", torch.zeros(config.image_width))
             self.register_buffer("image_feature_std", torch.ones(config.image_width))
         dim, hidden = config.modality_dim, config.projection_hidden_dim
         self.text_projection = Projection(
-            config.text_projection, config.text_width, hidden, dim, config.projection_dropout
+            config.text_projection, config.text_width, hidden, dim, config.text_projection_dropout
         )
         self.visual_projection = Projection(
             config.image_projection, config.image_width, hidden, dim, config.projection_dropout
@@ -135,6 +138,7 @@ class DualEncoderModel(PreTrainedModel):
         self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
         self.post_init()
         self.freeze_image_layers(config.frozen_image_layers)
+        self.freeze_text_tower(config.frozen_text_tower)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -153,6 +157,9 @@ class DualEncoderModel(PreTrainedModel):
         elif isinstance(module.fusion, Gate):
             init.zeros_(module.fusion.gate.weight)
         init.constant_(module.logit_scale, float(module.config.logit_scale_init_value))
+        if module.config.text_standardise:
+            init.zeros_(module.text_feature_mean)
+            init.ones_(module.text_feature_std)
         if module.config.image_standardise:
             init.zeros_(module.image_feature_mean)
             init.ones_(module.image_feature_std)
@@ -178,6 +185,11 @@ class DualEncoderModel(PreTrainedModel):
 
     def _text(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
         pooled = self._pooled_text(input_ids, attention_mask, token_type_ids)
+        return self._projected_text(pooled)
+
+    def _projected_text(self, pooled: Tensor) -> Tensor:
+        if self.config.text_standardise:
+            pooled = ((pooled - self.text_feature_mean) / self.text_feature_std).clamp(-6, 6)
         return F.normalize(self.text_projection(pooled), dim=-1)  # (rows, modality_dim)
 
     def _pooled_text(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
@@ -189,7 +201,14 @@ class DualEncoderModel(PreTrainedModel):
         inputs = {name: value for name, value in given.items() if value is not None and name in taken}
         if self.config.joint_config is not None:
             return self.joint_model.get_text_features(**inputs).pooler_output
-        output = self.text_model(**inputs)
+        levels = self.config.text_levels
+        output = self.text_model(**inputs, **({"output_hidden_states": True} if levels else {}))
+        pooled = self._pooled_tokens(output, attention_mask)
+        if not levels:
+            return pooled
+        return torch.cat([pooled, *(_mean(output.hidden_states[level], attention_mask) for level in levels)], dim=-1)
+
+    def _pooled_tokens(self, output: Any, attention_mask: Tensor) -> Tensor:
         if self.config.text_pooling == "pooler":
             if getattr(output, "pooler_output", None) is None:
                 raise ValueError(f"text_pooling='pooler': {type(self.text_model).__name__} has no pooler.")
@@ -200,8 +219,7 @@ class DualEncoderModel(PreTrainedModel):
         if self.config.text_pooling == "last":
             last = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(dim=1)
             return tokens[torch.arange(len(tokens), device=tokens.device), last]
-        weights = attention_mask.unsqueeze(-1).to(tokens.dtype)
-        return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return _mean(tokens, attention_mask)
 
     # --- image --------------------------------------------------------------------------------------------------
 
@@ -352,9 +370,63 @@ class DualEncoderModel(PreTrainedModel):
             return [getattr(self.joint_model, name) for name in names if hasattr(self.joint_model, name)]
         return [module for module in (self.vision_model, self.image_pool) if module is not None]
 
+    def freeze_text_tower(self, frozen: bool = True) -> None:
+        """Stop the text tower from learning, and keep its dropout off; its projection goes on learning.
+
+        Args:
+            frozen: Whether it is.
+
+        Raises:
+            ValueError: If the text tower is a part of a joint model.
+        """
+        if frozen and self.config.joint_config is not None:
+            raise ValueError("frozen_text_tower: the text tower of a joint model cannot be frozen alone.")
+        if frozen or self.config.frozen_text_tower:
+            self.text_model.requires_grad_(not frozen)
+        self.config.frozen_text_tower = frozen
+        self.train(self.training)
+
+    @torch.no_grad()
+    def encode_frozen_text(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """What the frozen text tower makes of texts, to be stored and passed as `text_features` later.
+
+        Args:
+            input_ids: int64 (rows, length).
+            attention_mask: int64 (rows, length).
+            token_type_ids: int64 (rows, length).
+
+        Returns:
+            Floating point (rows, text_width).
+
+        Raises:
+            ValueError: If the text tower is not frozen.
+        """
+        if not self.config.frozen_text_tower:
+            raise ValueError("the text tower is not frozen; call freeze_text_tower or set frozen_text_tower.")
+        return self._pooled_text(input_ids, attention_mask, token_type_ids)
+
+    @torch.no_grad()
+    def fit_text_statistics(self, features: Tensor) -> None:
+        """Set the mean and deviation by which pooled texts are standardised to those of a sample.
+
+        Args:
+            features: Floating point (sample, text_width), what `encode_frozen_text` gave for training texts.
+
+        Raises:
+            ValueError: If the model does not standardise texts.
+        """
+        if not self.config.text_standardise:
+            raise ValueError("the model was built with text_standardise=False.")
+        self.text_feature_mean.copy_(features.float().mean(dim=0))
+        self.text_feature_std.copy_(features.float().std(dim=0) + 1e-3)
+
     def train(self, mode: bool = True) -> DualEncoderModel:
         super().train(mode)
         if hasattr(self, "logit_scale"):  # construction is over
+            if self.config.frozen_text_tower:
+                self.text_model.eval()
             for module in self._frozen_modules(self.config.frozen_image_layers):
                 module.eval()
         return self
@@ -453,6 +525,7 @@ class DualEncoderModel(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         num_images_per_sample: Tensor | None = None,
+        text_features: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> BaseModelOutputWithPooling:
         """Vectors of rows of which some have a text, some an image and some both; what is present decides.
@@ -463,6 +536,8 @@ class DualEncoderModel(PreTrainedModel):
             token_type_ids: int64 (rows, length).
             pixel_values: uint8 (images, 3, height, width) of the rows that have one, in row order; or activations.
             num_images_per_sample: int64 (rows,), 0 or 1; may be left out when every row has an image.
+            text_features: Floating point (rows, 1, text_width), what `encode_frozen_text` gave for the texts of the rows
+                that have one; the text tower is not run then.
             return_dict: Taken for the callers that pass it; the output is always a `ModelOutput`.
 
         Returns:
@@ -486,7 +561,10 @@ class DualEncoderModel(PreTrainedModel):
         text = image = None
         if bool(has_text.any()):
             token_types = token_type_ids[has_text] if token_type_ids is not None else None
-            text = self._text(input_ids[has_text], attention_mask[has_text], token_types)
+            if text_features is not None:
+                text = self._projected_text(text_features[has_text, 0].to(self.dtype))
+            else:
+                text = self._text(input_ids[has_text], attention_mask[has_text], token_types)
             alone = ~has_image[has_text]
             parts.append(self._alone(text[alone]))
             rows.append((has_text & ~has_image).nonzero().flatten())
@@ -567,6 +645,12 @@ class DualEncoderModel(PreTrainedModel):
 def _positions(hidden: Tensor) -> Tensor:
     """(rows, channels, height, width) or (rows, positions, width) → (rows, positions, width)."""
     return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
+
+
+def _mean(tokens: Tensor, attention_mask: Tensor) -> Tensor:
+    """(rows, length, width) → (rows, width), over the tokens that are no padding."""
+    weights = attention_mask.unsqueeze(-1).to(tokens.dtype)
+    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 def _raster(hidden: Tensor, grid: int) -> Tensor:
