@@ -326,7 +326,8 @@ class MultimodalTransformer(Transformer):
             factor, mean, std = self._scaling()  # type: ignore[misc]
             shape = (1, -1, 1, 1)
             mean, std = (torch.tensor(values, device=device).view(shape) for values in (mean, std))
-            pixels = (pixels.to(torch.float32) * factor - mean) / std
+            # In place: the pixels of a batch are its largest tensor, and were a copy for each of three steps.
+            pixels = pixels.to(torch.float32).mul_(factor).sub_(mean).div_(std)
         return pixels.to(self.model.dtype)
 
     # --- being saved, copied and sent to other processes as the stock module --------------------------------------
