@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from sentence_transformers import SentenceTransformerTrainingArguments
@@ -82,18 +84,20 @@ class EmbeddingTrainingArguments(SentenceTransformerTrainingArguments):
     _dict_fields_of_ours = ("loss_arguments", "lora")
 
     def __post_init__(self) -> None:
-        import json
-
         for name in self._dict_fields_of_ours:
             if isinstance(value := getattr(self, name), str):
                 try:
                     setattr(self, name, json.loads(value))
                 except json.JSONDecodeError as error:
                     raise ValueError(f"{name}={value!r} is no JSON object: {error}") from None
+            if not isinstance(getattr(self, name), (dict, NoneType)):
+                raise ValueError(f"{name}={getattr(self, name)!r} is no JSON object, such as {{}}.")
         self.loss_arguments = self.loss_arguments or {}
         decay = self.layer_learning_rate_decay
         if decay is not None and not 0 < decay <= 1:
             raise ValueError(f"layer_learning_rate_decay={decay}; it must lie in (0, 1].")
+        if self.matryoshka_weights is not None and self.matryoshka_dims is None:
+            raise ValueError("matryoshka_weights without matryoshka_dims weigh nothing; give the dimensions too.")
         if self.logging_nan_inf_filter:
             raise ValueError("logging_nan_inf_filter=True would log a NaN loss as 0; leave it False.")
         super().__post_init__()
