@@ -17,7 +17,7 @@ from mmembed.data.catalogue.products import (
     visible_differences,
 )  # fmt: skip
 
-PRODUCTS = generate_products(1600)
+PRODUCTS = generate_products(2400)
 
 
 def test_chance_is_the_digest_of_its_key():
@@ -40,8 +40,8 @@ def test_a_longer_catalogue_begins_with_the_shorter_and_another_seed_is_another(
 
 
 def test_ids_are_unique_and_no_two_products_look_the_same():
-    assert [p.id for p in PRODUCTS] == [f"p{i:05d}" for i in range(1600)]
-    assert len({tuple(sorted(p.visible.items())) for p in PRODUCTS}) == 1600
+    assert [p.id for p in PRODUCTS] == [f"p{i:05d}" for i in range(2400)]
+    assert len({tuple(sorted(p.visible.items())) for p in PRODUCTS}) == 2400
 
 
 def test_families_are_siblings_apart_in_one_or_two_visible_attributes():

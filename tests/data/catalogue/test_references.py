@@ -10,7 +10,7 @@ from mmembed.data.catalogue.products import generate_products
 from mmembed.data.catalogue.references import attribute_oracle, colour_histogram_baseline, share_of_near_twins
 from mmembed.data.catalogue.words import mentioned
 
-PRODUCTS = generate_products(1600)
+PRODUCTS = generate_products(2400)
 TEST = [p for p in PRODUCTS if p.split == "test"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from mmembed.data.catalogue.products import BRANDS, SUBCATEGORIES, generate_products
 from mmembed.data.catalogue.words import LANGUAGES, WORDS, description, mentioned, title
 
-PRODUCTS = generate_products(1600)
+PRODUCTS = generate_products(2400)
 CYRILLIC, HAN = re.compile("[а-яё]", re.I), re.compile("[\u4e00-\u9fff]")
 
 
