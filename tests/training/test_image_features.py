@@ -197,7 +197,7 @@ def test_training_on_stored_features_is_training_on_pixels(tmp_path: Path, confi
             loss=loss,
             image_features=stored,
             optim="sgd",
-            learning_rate=0.1 if not config else 0.02,
+            learning_rate=0.1 if not config else 0.05,
             max_steps=4,
         )
         before = state(trainer)
@@ -207,7 +207,7 @@ def test_training_on_stored_features_is_training_on_pixels(tmp_path: Path, confi
         if value.is_floating_point():
             torch.testing.assert_close(ends[1][name], value, atol=1e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
     moved = max(float((ends[1][n] - before[n]).abs().max()) for n in before if "visual_projection" in n)
-    assert moved > 5e-3
+    assert moved > 3e-3
 
 
 def test_a_batch_of_stored_features_holds_one_of_both_views(tmp_path: Path) -> None:
