@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 MEBIBYTE = 1 << 20
 

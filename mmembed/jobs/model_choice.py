@@ -112,7 +112,7 @@ def stored_image_features(options: TrainOptions, args: Any, model: SentenceTrans
             num_views=options.image_feature_views,
             show_progress_bar=not args.disable_tqdm,
         )
-    encoder = model.transformers_model
+    encoder: Any = model.transformers_model
     if encoder is not None and getattr(encoder.config, "image_standardise", False):
         ids = [id for id in data.parts["train"].documents["id"][:] if id in stored]
         encoder.fit_image_statistics(stored.load(ids, [0] * len(ids)))
@@ -149,7 +149,7 @@ def stored_text_features(options: TrainOptions, args: Any, model: SentenceTransf
             options.features_dir or Path(args.output_dir) / "features",
             show_progress_bar=not args.disable_tqdm,
         )
-    encoder = model.transformers_model
+    encoder: Any = model.transformers_model
     if encoder is not None and getattr(encoder.config, "text_standardise", False):
         encoder.fit_text_statistics(stored.load(sorted(set(texts)))[:, 0])
     return stored

@@ -72,6 +72,8 @@ def run(options: TrainOptions) -> dict[str, Any]:
     train, validation, test = data.parts["train"], data.measured("validation"), data.measured("test")
     if test is None:
         raise OptionsError("no pair falls into the test part; give a split column or a test_percent above 0")
+    if validation is None and args.eval_strategy != "no":
+        raise OptionsError("eval_strategy asks for evaluation, but there is no validation part; see validation_percent")
 
     # 3. model
     model = choose_model(options, train)
