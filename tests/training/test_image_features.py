@@ -197,17 +197,17 @@ def test_training_on_stored_features_is_training_on_pixels(tmp_path: Path, confi
             loss=loss,
             image_features=stored,
             optim="sgd",
-            learning_rate=0.1 if not config else 0.05,
+            learning_rate=0.1 if not config else 0.02,
             max_steps=4,
         )
         before = state(trainer)
         trainer.train()
         ends.append(state(trainer))
-    for name, value in ends[0].items():
-        if value.is_floating_point():
-            torch.testing.assert_close(ends[1][name], value, atol=1e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
-    moved = max(float((ends[1][n] - before[n]).abs().max()) for n in before if "visual_projection" in n)
-    assert moved > 3e-3
+    names = [name for name, value in before.items() if value.is_floating_point()]
+    apart = max(float((ends[0][name] - ends[1][name]).abs().max()) for name in names)
+    moved = torch.cat([(ends[0][name] - before[name]).flatten() for name in names]).norm()
+    differing = torch.cat([(ends[0][name] - ends[1][name]).flatten() for name in names]).norm()
+    assert apart < 1e-3 and moved > 1e-3 and differing < 0.05 * moved
 
 
 def test_a_batch_of_stored_features_holds_one_of_both_views(tmp_path: Path) -> None:
