@@ -45,7 +45,7 @@ class ItemColumns(AttributeColumns):
             if name is not None:
                 self.roles[name] = role
         self.roles.update(dict.fromkeys(fields.text_sources, which))
-        self.optional = {"text"} & {fields.text_column if which == "text_column" else None}
+        self.optional = {"text"} if which == "text_column" and fields.text_column == "text" else set()
         self.optional |= {"image"} & {fields.image_column} | {"group"} & {fields.group_column}
         self.roots: dict[str, str] = {}
 

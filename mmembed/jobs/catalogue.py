@@ -23,7 +23,7 @@ class CatalogueOptions:
     output_dir: Path = dataclasses.field(
         metadata={"help": "folder to write: products.jsonl, photos.jsonl, pairs.jsonl and images/; must not exist yet"}
     )
-    products: int = dataclasses.field(default=1600, metadata={"help": "how many products"})
+    products: int = dataclasses.field(default=2400, metadata={"help": "how many products"})
     photos: int = dataclasses.field(default=3, metadata={"help": "photos of each product"})
     size: int = dataclasses.field(default=128, metadata={"help": "side of a photo in pixels"})
     seed: int = dataclasses.field(default=0, metadata={"help": "another seed draws another catalogue"})

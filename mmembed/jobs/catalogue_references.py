@@ -13,7 +13,7 @@ from mmembed.jobs.training_data import Part
 
 
 def catalogue_references(
-    test: Part, train: Part, *, ks: Sequence[int], products: int = 1600, seed: int = 0, language: str = "en", **_: Any
+    test: Part, train: Part, *, ks: Sequence[int], products: int = 2400, seed: int = 0, language: str = "en", **_: Any
 ) -> dict[str, Any]:
     """Recall and MRR, text → image, of a colour-histogram baseline and of a ranker that sees every attribute.
 
@@ -43,7 +43,7 @@ def catalogue_references(
     }
 
 
-def near_twins(test: Part, *, products: int = 1600, seed: int = 0, **_: Any) -> float:
+def near_twins(test: Part, *, products: int = 2400, seed: int = 0, **_: Any) -> float:
     """The share of measured products that differ from another measured one in a single visible attribute.
 
     Args:

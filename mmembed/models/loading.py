@@ -60,6 +60,13 @@ def load_model(
 
     Raises:
         ModelError: If it is no such model.
+
+    Example:
+        >>> from mmembed.models.dual_encoder.building import build_dual_encoder
+        >>> folder = str(getfixture("tmp_path"))
+        >>> build_dual_encoder(["red mug"], image_size=32).save_pretrained(folder, create_model_card=False)
+        >>> load_model(folder).encode([{"text": "a mug"}, "a red mug"]).shape
+        (2, 128)
     """
     name = os.fspath(name_or_path)
     _check_folder(name)
