@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw, ImageFilter
 from mmembed.data.catalogue.products import BRANDS, COLOURS, Chance, Product
 from mmembed.data.catalogue.silhouettes import LIGHT, MAIN, SHADE, SILHOUETTES, TRIM, Pen
 
-DRAWING_VERSION = 2  # goes up whenever the same product would get other pixels
+DRAWING_VERSION = 3  # goes up whenever the same product would get other pixels
 BACKGROUNDS = ("studio", "gradient", "wall", "table", "clutter")
 _WALLS = ((232, 222, 208), (206, 218, 226), (218, 226, 210), (228, 210, 214), (214, 208, 226), (196, 200, 204))
 _TABLES = ((188, 150, 112), (150, 120, 96), (214, 206, 198), (120, 124, 130))
-_TRANSPARENCY = {"glass": 0.16}
+_TRANSPARENCY = {"glass": 0.1}
 
 
 def draw_photo(product: Product, index: int, *, size: int = 128) -> Image.Image:
@@ -82,7 +82,7 @@ def product_mask(product: Product, index: int, *, size: int = 128) -> np.ndarray
 def _view(chance: Chance, index: int, side: float) -> tuple[float, ...]:
     """The map from the 100 × 100 sheet to pixels: size, turn, mirror and place."""
     straight = index == 0
-    scale = chance.uniform(0.78, 0.9) if straight else chance.uniform(0.64, 1.0)
+    scale = chance.uniform(0.66, 0.94) if straight else chance.uniform(0.64, 1.0)
     turn = math.radians(chance.uniform(-2, 2) if straight else chance.uniform(-12, 12))
     mirror = -1 if not straight and chance.happens(0.4) else 1
     squeeze = 1.0 if straight else chance.uniform(0.86, 1.0)
@@ -199,7 +199,7 @@ def _finish(material: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if material == "plastic":
         return 0.98 + 0.4 * (np.abs(u - 34) < 3.2)
     if material == "glass":
-        return 1.02 + 0.5 * (np.abs(u - 36 + 0.12 * v) < 2.6) + 0.3 * (np.abs(u - 62 + 0.12 * v) < 1.6)
+        return 0.98 + 0.45 * (np.abs(u - 36 + 0.12 * v) < 2.4) + 0.3 * (np.abs(u - 62 + 0.12 * v) < 1.6)
     if material == "ceramic":
         return 1.04 - 0.0042 * (u - 36) + 0.5 * np.exp(-(((u - 32) / 6) ** 2) - ((v - 42) / 12) ** 2)
     if material == "rattan":
@@ -262,7 +262,11 @@ def _background(chance: Chance, index: int, size: int) -> np.ndarray:
     kind = "studio" if index == 0 else chance.pick(BACKGROUNDS)
     down = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
     if kind == "studio":
-        return np.float32(0.985) - np.float32(0.07) * down * down * np.ones((size, size, 3), np.float32)
+        # paper of some pale shade: were it always the same white, its share alone would give a product away
+        paper = np.array([chance.uniform(0.9, 1.0) for _ in range(3)], np.float32) * np.float32(
+            chance.uniform(0.86, 1.0)
+        )
+        return paper * (1 - np.float32(chance.uniform(0.0, 0.14)) * down * down) * np.ones((size, size, 3), np.float32)
     wall = np.array(chance.pick(_WALLS), np.float32) / 255
     if kind == "wall":
         return wall * (1 - np.float32(0.08) * down) * np.ones((size, size, 3), np.float32)
@@ -293,7 +297,7 @@ def _shadow(covered: np.ndarray, chance: Chance, size: int) -> np.ndarray:
 
 def _light(scene: np.ndarray, chance: Chance, index: int, size: int) -> np.ndarray:
     """The scene as the camera saw it: exposure, warmth, a darker edge, a little noise; (size, size, 3) uint8."""
-    swing = 0.3 if index == 0 else 1.0
+    swing = 0.6 if index == 0 else 1.0
     warmth = chance.uniform(-0.06, 0.06) * swing
     exposure = 1 + chance.uniform(-0.14, 0.08) * swing
     gain = np.array([1 + warmth, 1, 1 - warmth], np.float32) * np.float32(exposure)

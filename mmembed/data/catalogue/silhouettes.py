@@ -198,7 +198,7 @@ def _dress(pen: Pen, d: dict[str, str]) -> None:
     pen.half(58, 8, 65, 9, 66, 24, 61, 44, 82, 92, 66, 95, 50, 96)
     pen.half(61.5, 40, 62.5, 47, fill=TRIM)
     if d["neckline"] == "v-neck":
-        pen.half(59, 6, 50, 28, fill=DARK, outline=False)
+        pen.half(60.5, 6, 50, 33, fill=DARK, outline=False)
     else:
         pen.half(59, 6, 57, 13, 50, 17, fill=DARK, outline=False)
     pen.mark(56, 62, 7)
