@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmembed.jobs.option_errors import check_names
 from mmembed.jobs.options import OptionsError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def choose_model(options: TrainOptions, train: Part) -> SentenceTransformer:
     Raises:
         OptionsError: If the options contradict each other or a named package is not installed.
     """
+    from mmembed.models import DualEncoderConfig
     from mmembed.models.dual_encoder.building import (
         build_dual_encoder,
         dual_encoder_from_towers,
@@ -34,15 +36,25 @@ def choose_model(options: TrainOptions, train: Part) -> SentenceTransformer:
     )
 
     if options.model is not None:
-        if options.text_tower or options.image_tower:
-            raise OptionsError("give model, or text_tower and image_tower for a new dual encoder, not both")
+        if options.text_tower or options.image_tower or options.model_arguments:
+            raise OptionsError(
+                "give model, or text_tower, image_tower and model_arguments for a new dual encoder, not both"
+            )
         return load_named(options.model)
+    if options.text_tower and not options.image_tower:
+        raise OptionsError("text_tower needs an image_tower beside it")
+    kind = (
+        dual_encoder_from_towers
+        if options.text_tower
+        else dual_encoder_with_new_text_tower
+        if options.image_tower
+        else build_dual_encoder
+    )
+    check_names("model_arguments", options.model_arguments, kind, DualEncoderConfig)
     if options.text_tower and options.image_tower:
         towers = [resolve_name(name) for name in (options.text_tower, options.image_tower)]
         return dual_encoder_from_towers(*towers, **options.model_arguments)
     texts = [text for text in train.queries["text"][:] if text]
-    if options.text_tower:
-        raise OptionsError("text_tower needs an image_tower beside it")
     if options.image_tower:
         return dual_encoder_with_new_text_tower(texts, resolve_name(options.image_tower), **options.model_arguments)
     if options.items is None:

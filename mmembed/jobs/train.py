@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmembed.jobs.option_errors import as_option_errors, check_names
 from mmembed.jobs.options import OptionsError, apply_extra, parse_options, save_config
 from mmembed.jobs.train_options import TrainOptions
 
@@ -57,6 +58,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
     from mmembed.jobs.catalogue_references import catalogue_references, near_twins
     from mmembed.jobs.model_choice import choose_model, load_named, stored_image_features, stored_text_features
     from mmembed.jobs.training_data import load_run_data
+    from mmembed.losses.building import loss_row
     from mmembed.training.lora import merge_lora
     from mmembed.training.trainer import EmbeddingTrainer
 
@@ -64,6 +66,9 @@ def run(options: TrainOptions) -> dict[str, Any]:
     args = _training_arguments(options)
     out = Path(str(args.output_dir))
     main_process = args.process_index == 0
+    with as_option_errors():
+        loss_row(args.loss)
+        augmentation = _augmentation(options)
     set_seed(args.seed)
 
     # 2. read and check
@@ -87,25 +92,26 @@ def run(options: TrainOptions) -> dict[str, Any]:
         rankings["before"] = _rank(model, test, options, args, data, image_features=stored)
 
     # 5. train
-    trainer = EmbeddingTrainer(
-        model=model,
-        args=args,
-        train_data=TrainingPairs(
-            train.queries,
-            train.documents,
-            train.pairs,
-            query_use=options.query_use,
-            document_use=options.document_use,
-            num_negatives=options.num_negatives,
-            scored=args.loss == "CoSENTLoss",
-        ),
-        evaluator=_evaluator(validation, options, args, data, stored) if validation is not None else None,
-        reader=data.reader,
-        augmentation=_augmentation(options, stored),
-        image_features=stored,
-        text_features=stored_texts,
-        guide=guide,
-    )
+    with as_option_errors():
+        trainer = EmbeddingTrainer(
+            model=model,
+            args=args,
+            train_data=TrainingPairs(
+                train.queries,
+                train.documents,
+                train.pairs,
+                query_use=options.query_use,
+                document_use=options.document_use,
+                num_negatives=options.num_negatives,
+                scored=args.loss == "CoSENTLoss",
+            ),
+            evaluator=_evaluator(validation, options, args, data, stored) if validation is not None else None,
+            reader=data.reader,
+            augmentation=augmentation,
+            image_features=stored,
+            text_features=stored_texts,
+            guide=guide,
+        )
     if main_process:
         save_config(out / "config.yaml", _config(options, args))
     trainer.train(resume_from_checkpoint=True if options.resume else None)
@@ -174,7 +180,8 @@ def _training_arguments(options: TrainOptions) -> EmbeddingTrainingArguments:
         given = {**TRAINING, **given}
     given.setdefault("use_cpu", not torch.cuda.is_available())
     given["output_dir"] = str(options.output_dir or _free_output_dir(Path("runs") / "train"))
-    return kind(**given)
+    with as_option_errors():
+        return kind(**given)
 
 
 def _free_output_dir(wanted: Path) -> Path:
@@ -185,10 +192,11 @@ def _free_output_dir(wanted: Path) -> Path:
     return candidate
 
 
-def _augmentation(options: TrainOptions, stored: Any) -> Any:
+def _augmentation(options: TrainOptions) -> Any:
     from mmembed.data.augment import Augmentation
 
-    if stored is not None:
+    check_names("augmentation", options.augmentation, Augmentation)
+    if options.store_image_features:
         return Augmentation()  # images vary by the views that are stored of them
     if options.items is None:
         from mmembed.jobs.catalogue_defaults import AUGMENTATION

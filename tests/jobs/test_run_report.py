@@ -1,0 +1,104 @@
+"""The figures that a run shows are those of a count by hand, and what it writes is whole or not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+from mmembed.evaluation.ranking import rank_retrieval
+from mmembed.images import ImageReader
+from mmembed.jobs.run_report import draw_sheet, gains, results_table, save_model, summarise, write_json
+from tests.tiny_models import tiny_dual_encoder
+from tests.training.tiny_runs import items
+
+SAMPLING = {"samples": 200, "seed": 0}
+
+
+def turned(angles: list[float]) -> np.ndarray:
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def rankings():
+    """Four queries on a circle and their documents near them: only the third finds another's document first."""
+    ids = list("abcd")
+    queries, documents = (Dataset.from_dict({"id": ids, "text": ids}) for _ in range(2))
+    pairs = Dataset.from_dict({"query_id": ids, "positive_ids": [[i] for i in ids], "negative_ids": [[]] * 4})
+    vectors = (turned([0.0, 1.0, 2.4, 2.5]), turned([0.1, 1.1, 2.2, 2.45]))
+    return rank_retrieval(vectors, queries, documents, pairs, query_use="text", document_use="image")
+
+
+def test_recall_and_mrr_are_those_of_a_count_by_hand(rankings) -> None:
+    figures = summarise(rankings, ks=(1, 2), **SAMPLING)
+    forward = figures[next(iter(rankings.values())).direction]
+    assert forward["n"] == forward["documents"] == 4
+    assert forward["recall@1"]["mean"] == 0.75 and forward["recall@2"]["mean"] == 1.0
+    assert forward["mrr"]["mean"] == pytest.approx((1 + 1 + 0.5 + 1) / 4)
+    assert forward["recall@1"]["low"] <= 0.75 <= forward["recall@1"]["high"]
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_the_mean_recall_is_over_cut_offs_and_directions(rankings) -> None:
+    figures = summarise(rankings, ks=(1, 2), **SAMPLING)
+    recalls = [figures[r.direction][f"recall@{k}"]["mean"] for r in rankings.values() for k in (1, 2)]
+    assert figures["mean_recall"] == pytest.approx(np.mean(recalls))
+
+
+def test_a_gain_of_nothing_is_nothing(rankings) -> None:
+    for found in gains(rankings, rankings, **SAMPLING).values():
+        assert found["mean"] == found["low"] == found["high"] == 0.0 and found["n"] == 4
+
+
+def test_the_table_shows_each_stage_and_no_figure_that_is_not_there(rankings) -> None:
+    after = summarise(rankings, ks=(1,), **SAMPLING)
+    table = results_table({"before": after, "after": after, "oracle": {"text_to_image": {"n": 4, "mrr": 1.0}}}, [1])
+    assert table.count("before") == table.count("after") == len(rankings) and "oracle" in table
+    assert ".750 [" in table and "1.000" in table
+
+
+def test_the_sheet_is_a_picture_from_the_best_found_to_the_worst(tmp_path: Path) -> None:
+    table = items(6)
+    reader = ImageReader()
+    ways = rank_retrieval(
+        tiny_dual_encoder(), table, table, None, query_use="text", document_use="image", reader=reader
+    )
+    for number, ranking in enumerate(ways.values()):
+        path = draw_sheet(tmp_path / f"{number}.png", ranking, table, table, reader, number=4, title="t", subtitle="s")
+        with Image.open(path) as picture:
+            assert (
+                picture.format == "PNG" and picture.width > 200 and len(picture.convert("RGB").getcolors(1 << 24)) > 50
+            )
+
+
+def test_a_model_folder_is_replaced_whole_or_stays(tmp_path: Path, monkeypatch) -> None:
+    model, folder = tiny_dual_encoder(), tmp_path / "model"
+    save_model(model, folder)
+    (folder / "old.txt").write_text("old")
+    rows = [{"text": "red word1"}]
+    loaded = SentenceTransformer(str(folder), device="cpu")
+    np.testing.assert_allclose(loaded.encode(rows), model.encode(rows), atol=1e-6)
+    save_model(model, folder)
+    assert not (folder / "old.txt").exists()
+
+    def full(path: str, **kwargs) -> None:
+        Path(path).mkdir()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space"):
+        save_model(model, folder)
+    assert (folder / "model.safetensors").is_file() and [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_json_is_moved_into_place(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_json(path, {"ключ": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"ключ": 1}
