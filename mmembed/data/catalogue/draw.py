@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from mmembed.data.catalogue.products import BRANDS, COLOURS, Chance, Product
 from mmembed.data.catalogue.silhouettes import LIGHT, MAIN, SHADE, SILHOUETTES, TRIM, Pen
 
-DRAWING_VERSION = 3  # goes up whenever the same product would get other pixels
+DRAWING_VERSION = 4  # goes up whenever the same product would get other pixels
 BACKGROUNDS = ("studio", "gradient", "wall", "table", "clutter")
 _WALLS = ((232, 222, 208), (206, 218, 226), (218, 226, 210), (228, 210, 214), (214, 208, 226), (196, 200, 204))
 _TABLES = ((188, 150, 112), (150, 120, 96), (214, 206, 198), (120, 124, 130))
@@ -189,7 +189,7 @@ def _finish(material: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if material == "suede":
         return 0.86 + 0.26 * _speckle(u, v, 3.0)
     if material == "plush":
-        return 0.8 + 0.4 * _speckle(u, v, 6.0)
+        return 0.8 + 0.4 * _speckle(u, v, 4.0)
     if material == "rubber":
         return 0.9 + 0.2 * ((u % 7 - 3.5) ** 2 + (v % 7 - 3.5) ** 2 < 4.5)
     if material == "wood":
