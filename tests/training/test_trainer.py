@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -522,3 +525,23 @@ def test_training_without_data_is_refused(tmp_path: Path) -> None:
     args = EmbeddingTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(ValueError, match="train_data"):
         EmbeddingTrainer(tiny_dual_encoder(), args).train()
+
+
+# --- worker processes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("trouble", "message"), [("dies", "exited unexpectedly"), ("stalls", "timed out after 2 sec")])
+def test_a_worker_that_dies_or_stalls_ends_the_run(tmp_path: Path, trouble: str, message: str) -> None:
+    trainer = make_trainer(tmp_path, dataloader_num_workers=1, dataloader_timeout=2)
+
+    class Trouble:
+        def __call__(self, rows):
+            if trouble == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+
+    trainer._collators["train"] = Trouble()
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match=message):
+        trainer.train()
+    assert time.monotonic() - started < 30
