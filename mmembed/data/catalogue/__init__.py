@@ -81,7 +81,8 @@ def demo_catalogue(
         seed: another seed is another catalogue.
         language: whose titles stand in `text`: `en`, `zh` or `ru`.
         cache_dir: a directory to keep the tables in; later calls with the same arguments read them from there.
-        num_workers: processes that draw; 0 draws in this one. The bytes are the same.
+        num_workers: processes that draw; 0 draws in this one. The bytes are the same. They are spawned, so a script of
+            its own calls this under `if __name__ == "__main__":`.
         show_progress_bar: whether to show one while drawing.
 
     Returns:
