@@ -47,7 +47,7 @@ def test_differences_are_fused_minus_the_other_and_resampled_by_family(fusion):
 
 @pytest.mark.slow
 def test_fused_beats_each_single_modality(fusion):
-    result = fusion.run(products=1600, epochs=12, fusion="gated", seed=0)
-    assert len(result["values"]["fused"]["mrr"]) > 200
+    result = fusion.run(products=2400, epochs=10, fusion="gated", seed=0)
+    assert len(result["values"]["fused"]["mrr"]) > 300
     for (use, metric), difference in result["differences"].items():
         assert difference.low > 0, f"fused against {use}, {metric}: {difference}"
