@@ -1,18 +1,27 @@
 """What turns an input into a vector. Importing this makes our own models known to transformers' Auto classes."""
 
+from typing import Any
+
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from mmembed.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
 from mmembed.models.dual_encoder.modeling_dual_encoder import DualEncoderModel
 from mmembed.models.dual_encoder.processing_dual_encoder import DualEncoderProcessor
 
-AutoConfig.register(DualEncoderConfig.model_type, DualEncoderConfig, exist_ok=True)
-AutoModel.register(DualEncoderConfig, DualEncoderModel, exist_ok=True)
-AutoProcessor.register(DualEncoderConfig, DualEncoderProcessor, exist_ok=True)
+# (configuration, model, processor) of each model of ours. The dual encoder's processor serves any model of texts and images.
+OWN_MODELS: list[tuple[Any, Any, Any]] = [
+    (DualEncoderConfig, DualEncoderModel, DualEncoderProcessor),
+]
 
-# A saved folder holds the files of these classes, so that it also loads where mmembed is not installed.
-DualEncoderConfig.register_for_auto_class()
-DualEncoderModel.register_for_auto_class("AutoModel")
-DualEncoderProcessor.register_for_auto_class("AutoProcessor")
+for _config, _model, _processor in OWN_MODELS:
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModel.register(_config, _model, exist_ok=True)
+    AutoProcessor.register(_config, _processor, exist_ok=True)
+    # A saved folder holds the files of these classes, so that it also loads where mmembed is not installed.
+    _config.register_for_auto_class()
+    _model.register_for_auto_class("AutoModel")
+    _processor.register_for_auto_class("AutoProcessor")
 
-__all__ = ["DualEncoderConfig", "DualEncoderModel", "DualEncoderProcessor"]
+OWN_MODEL_TYPES = frozenset(config.model_type for config, _, _ in OWN_MODELS)
+
+__all__ = ["OWN_MODELS", "OWN_MODEL_TYPES", "DualEncoderConfig", "DualEncoderModel", "DualEncoderProcessor"]

@@ -1,4 +1,4 @@
-"""`load_model`: a SentenceTransformer from anything that can be named, and from a dual encoder in memory."""
+"""`load_model`: a SentenceTransformer from anything that can be named, and from a model of ours in memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
-from mmembed.models import DualEncoderModel, DualEncoderProcessor
+from mmembed.models import OWN_MODEL_TYPES, DualEncoderProcessor
 from mmembed.models.multimodal_transformer import MultimodalTransformer, adopt
 
 _FORWARD = {"method": "forward", "method_output_name": "pooler_output"}
-_DUAL_ENCODER_MODALITIES = {
+_OWN_MODALITIES = {
     "text": _FORWARD,
     "image": _FORWARD,
     ("image", "text"): _FORWARD,
@@ -96,11 +96,11 @@ def load_model(
     return adopt(model).eval()
 
 
-def sentence_transformer(model: DualEncoderModel, processor: DualEncoderProcessor) -> SentenceTransformer:
-    """Wrap a dual encoder that is in memory.
+def sentence_transformer(model: PreTrainedModel, processor: DualEncoderProcessor) -> SentenceTransformer:
+    """Wrap a model of ours that is in memory.
 
     Args:
-        model: The dual encoder; the very object is used.
+        model: A dual encoder or another model of `mmembed.models`; the very object is used.
         processor: Its processor.
 
     Returns:
@@ -125,14 +125,14 @@ def _transformer_around(model: PreTrainedModel, folder: str) -> MultimodalTransf
         def _load_model(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
             return model
 
-    module = Built(folder, **_dual_encoder_arguments())
+    module = Built(folder, **_own_model_arguments())
     module.__class__ = MultimodalTransformer
     return module
 
 
-def _dual_encoder_arguments() -> dict[str, Any]:
+def _own_model_arguments() -> dict[str, Any]:
     return {
-        "modality_config": {name: dict(entry) for name, entry in _DUAL_ENCODER_MODALITIES.items()},
+        "modality_config": {name: dict(entry) for name, entry in _OWN_MODALITIES.items()},
         "module_output_name": "sentence_embedding",
         # There is no template whose end a long text could lose.
         "processing_kwargs": {"chat_template": {"restore_suffix": False}},
@@ -147,7 +147,7 @@ def _modules(
     processor_kwargs: dict[str, Any] | None,
 ) -> list[Any]:
     config = AutoConfig.from_pretrained(name, **hub)
-    own = _dual_encoder_arguments() if config.model_type == DualEncoderModel.config_class.model_type else {}
+    own = _own_model_arguments() if config.model_type in OWN_MODEL_TYPES else {}
     module = MultimodalTransformer(
         name,
         model_kwargs={**hub, **model_kwargs},

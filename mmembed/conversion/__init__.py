@@ -1,0 +1,1 @@
+"""Foreign weights → transformers': one key table a family."""
