@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from mmembed.conversion.checkpoint_reading import Checkpoint, ConversionError, read_checkpoint, read_config_file
 from mmembed.conversion.key_table import Mapped
 
-# Asked in this order which of them knows a checkpoint's keys. Each module has `recognises(tensors)` and
+# Asked in this order which of them knows a checkpoint's keys. Each module has `recognises(checkpoint)` and
 # `convert(checkpoint, config, tokenizer) -> Conversion`.
 FAMILIES = ("visualized_bge", "chinese_clip", "ruclip", "open_clip", "blip", "image_tower")
 
@@ -106,7 +106,7 @@ def recognise(checkpoint: Checkpoint) -> str:
         ConversionError: If no family knows them.
     """
     for name in FAMILIES:
-        if _module(name).recognises(checkpoint.tensors):
+        if _module(name).recognises(checkpoint):
             return name
     first = ", ".join(list(checkpoint.tensors)[:6])
     raise ConversionError(
