@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +11,7 @@ from mmembed.evaluation.ranking import Directions, Ranking, Use, rank_retrieval
 from mmembed.ranking_metrics import UNRANKED
 from mmembed.statistics import bootstrap_interval
 
-if TYPE_CHECKING:
-    from mmembed.evaluation.retrieval_evaluator import RetrievalEvaluator
-
-__all__ = ["PRIMARY_METRIC", "Ranking", "RetrievalEvaluator", "evaluate_retrieval", "rank_retrieval"]
+__all__ = ["PRIMARY_METRIC", "Ranking", "evaluate_retrieval", "rank_retrieval"]
 
 PRIMARY_METRIC = "mean_recall"
 
@@ -125,15 +122,6 @@ def evaluate_retrieval(
     recalls = [metrics[f"{ranking.direction}_recall@{k}"] for ranking in rankings.values() for k in ks]
     metrics[PRIMARY_METRIC] = float(np.mean(recalls))
     return {f"{name}_{key}" if name else key: value for key, value in metrics.items()}
-
-
-def __getattr__(name: str) -> Any:
-    # The evaluator needs sentence-transformers for its base class; ranking vectors does not.
-    if name == "RetrievalEvaluator":
-        from mmembed.evaluation.retrieval_evaluator import RetrievalEvaluator
-
-        return RetrievalEvaluator
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _groups(table: Any, ids: list[str]) -> list[str]:

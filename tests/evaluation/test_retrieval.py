@@ -276,7 +276,7 @@ def encoded(monkeypatch):
 def test_evaluator_speaks_sentence_transformers(encoded, tmp_path):
     from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator, SequentialEvaluator
 
-    from mmembed.evaluation.retrieval import RetrievalEvaluator
+    from mmembed.evaluation.retrieval_evaluator import RetrievalEvaluator
 
     ids = list("abcd")
     model = Model()
@@ -301,7 +301,7 @@ def test_evaluator_speaks_sentence_transformers(encoded, tmp_path):
 
 
 def test_evaluator_says_which_metrics_there_are(encoded):
-    from mmembed.evaluation.retrieval import RetrievalEvaluator
+    from mmembed.evaluation.retrieval_evaluator import RetrievalEvaluator
 
     evaluator = RetrievalEvaluator(list("abcd"), list("abcd"), primary_metric="text_to_image_recall@3")
     with pytest.raises(ValueError, match="'text_to_image_recall@3' is not measured; there are text_to_image_recall@1"):
