@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mmembed.conversion.converting import convert_checkpoint
     from mmembed.data.catalogue import demo_catalogue
     from mmembed.data.reading import read_items, read_pairs
     from mmembed.data.splits import split_by_group
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "EmbeddingTrainer": "mmembed.training.trainer",
     "EmbeddingTrainingArguments": "mmembed.training.arguments",
+    "convert_checkpoint": "mmembed.conversion.converting",
     "demo_catalogue": "mmembed.data.catalogue",
     "encode_items": "mmembed.encode",
     "evaluate_retrieval": "mmembed.evaluation.retrieval",
@@ -40,6 +42,7 @@ _HOMES = {
 __all__ = [
     "EmbeddingTrainer",
     "EmbeddingTrainingArguments",
+    "convert_checkpoint",
     "demo_catalogue",
     "encode_items",
     "evaluate_retrieval",
