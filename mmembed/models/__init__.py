@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
+from mmembed.models.blip_bi_encoder.configuration_blip_bi_encoder import BlipBiEncoderConfig
+from mmembed.models.blip_bi_encoder.modeling_blip_bi_encoder import BlipBiEncoderModel
 from mmembed.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
 from mmembed.models.dual_encoder.modeling_dual_encoder import DualEncoderModel
 from mmembed.models.dual_encoder.processing_dual_encoder import DualEncoderProcessor
@@ -11,6 +13,7 @@ from mmembed.models.dual_encoder.processing_dual_encoder import DualEncoderProce
 # (configuration, model, processor) of each model of ours. The dual encoder's processor serves any model of texts and images.
 OWN_MODELS: list[tuple[Any, Any, Any]] = [
     (DualEncoderConfig, DualEncoderModel, DualEncoderProcessor),
+    (BlipBiEncoderConfig, BlipBiEncoderModel, DualEncoderProcessor),
 ]
 
 for _config, _model, _processor in OWN_MODELS:
@@ -24,4 +27,12 @@ for _config, _model, _processor in OWN_MODELS:
 
 OWN_MODEL_TYPES = frozenset(config.model_type for config, _, _ in OWN_MODELS)
 
-__all__ = ["OWN_MODELS", "OWN_MODEL_TYPES", "DualEncoderConfig", "DualEncoderModel", "DualEncoderProcessor"]
+__all__ = [
+    "OWN_MODELS",
+    "OWN_MODEL_TYPES",
+    "BlipBiEncoderConfig",
+    "BlipBiEncoderModel",
+    "DualEncoderConfig",
+    "DualEncoderModel",
+    "DualEncoderProcessor",
+]
