@@ -6,14 +6,21 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from mmembed.models.blip_bi_encoder.configuration_blip_bi_encoder import BlipBiEncoderConfig
 from mmembed.models.blip_bi_encoder.modeling_blip_bi_encoder import BlipBiEncoderModel
+from mmembed.models.chinese_clip_resnet.configuration_chinese_clip_resnet import ChineseCLIPResNetConfig
+from mmembed.models.chinese_clip_resnet.modeling_chinese_clip_resnet import ChineseCLIPResNetModel
 from mmembed.models.dual_encoder.configuration_dual_encoder import DualEncoderConfig
 from mmembed.models.dual_encoder.modeling_dual_encoder import DualEncoderModel
 from mmembed.models.dual_encoder.processing_dual_encoder import DualEncoderProcessor
+from mmembed.models.image_tower.configuration_image_tower import ImageTowerConfig
+from mmembed.models.image_tower.modeling_image_tower import ImageTowerModel
+from mmembed.models.image_tower.processing_image_tower import ImageTowerProcessor
 
 # (configuration, model, processor) of each model of ours. The dual encoder's processor serves any model of texts and images.
 OWN_MODELS: list[tuple[Any, Any, Any]] = [
     (DualEncoderConfig, DualEncoderModel, DualEncoderProcessor),
+    (ChineseCLIPResNetConfig, ChineseCLIPResNetModel, DualEncoderProcessor),
     (BlipBiEncoderConfig, BlipBiEncoderModel, DualEncoderProcessor),
+    (ImageTowerConfig, ImageTowerModel, ImageTowerProcessor),
 ]
 
 for _config, _model, _processor in OWN_MODELS:
@@ -32,7 +39,12 @@ __all__ = [
     "OWN_MODEL_TYPES",
     "BlipBiEncoderConfig",
     "BlipBiEncoderModel",
+    "ChineseCLIPResNetConfig",
+    "ChineseCLIPResNetModel",
     "DualEncoderConfig",
     "DualEncoderModel",
     "DualEncoderProcessor",
+    "ImageTowerConfig",
+    "ImageTowerModel",
+    "ImageTowerProcessor",
 ]

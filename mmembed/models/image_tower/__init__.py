@@ -1,0 +1,1 @@
+"""Images as vectors: any vision backbone, pooled, with a neck."""
