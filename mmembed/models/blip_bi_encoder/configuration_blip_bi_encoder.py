@@ -62,7 +62,7 @@ class BlipBiEncoderConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> Any:
         """Height and width in pixels that the position embeddings stand for."""
         return self.vision_config.image_size
 
