@@ -14,6 +14,8 @@ from mmembed.models.dual_encoder.processing_dual_encoder import DualEncoderProce
 from mmembed.models.image_tower.configuration_image_tower import ImageTowerConfig
 from mmembed.models.image_tower.modeling_image_tower import ImageTowerModel
 from mmembed.models.image_tower.processing_image_tower import ImageTowerProcessor
+from mmembed.models.visualized_bge.configuration_visualized_bge import VisualizedBGEConfig
+from mmembed.models.visualized_bge.modeling_visualized_bge import VisualizedBGEModel
 
 # (configuration, model, processor) of each model of ours. The dual encoder's processor serves any model of texts and images.
 OWN_MODELS: list[tuple[Any, Any, Any]] = [
@@ -21,6 +23,7 @@ OWN_MODELS: list[tuple[Any, Any, Any]] = [
     (ChineseCLIPResNetConfig, ChineseCLIPResNetModel, DualEncoderProcessor),
     (BlipBiEncoderConfig, BlipBiEncoderModel, DualEncoderProcessor),
     (ImageTowerConfig, ImageTowerModel, ImageTowerProcessor),
+    (VisualizedBGEConfig, VisualizedBGEModel, DualEncoderProcessor),
 ]
 
 for _config, _model, _processor in OWN_MODELS:
@@ -47,4 +50,6 @@ __all__ = [
     "ImageTowerConfig",
     "ImageTowerModel",
     "ImageTowerProcessor",
+    "VisualizedBGEConfig",
+    "VisualizedBGEModel",
 ]
