@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mmembed.conversion.script_archive import read_script_archive
+from mmembed.conversion.script_archive import is_script_archive, read_script_archive
 
 # In a folder the first of these is read.
 _WEIGHT_FILES = (
@@ -27,6 +25,8 @@ _WEIGHT_FILES = (
 _CONFIG_FILES = ("open_clip_config.json", "config.json")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.",)
+# What stands in `Checkpoint.nesting` where the file is a TorchScript archive.
+SCRIPT = "TorchScript"
 
 
 class ConversionError(ValueError):
@@ -40,7 +40,7 @@ class Checkpoint:
     Attributes:
         path: The file that was read.
         tensors: Name → tensor, wrappers and "module." taken off; floating point as stored.
-        nesting: What was taken off, outermost first, such as ("state_dict", "module.").
+        nesting: What was taken off, outermost first, such as ("state_dict", "module.") or ("TorchScript",).
         rest: What is no tensor of the model: epoch, step, name, ...
         config: The configuration in the folder of the file, where there is one.
         folder: The folder of the file.
@@ -80,12 +80,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         (['proj'], ('state_dict', 'module.'), {'epoch': 3})
     """
     file = _weight_file(Path(path))
+    script = False
     try:
-        held: Any = load_file(file) if file.suffix == ".safetensors" else _read_pickled(file)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        script = file.suffix != ".safetensors" and _is_script(file)
+        held: Any = load_file(file) if file.suffix == ".safetensors" else _read_pickled(file, script)
+    except Exception as error:  # damaged bytes raise whatever they happen to lead to
         raise ConversionError(_damage(file, error)) from error
     tensors, nesting, rest = _unwrapped(held, file)
-    return Checkpoint(file, tensors, nesting, rest, _config_beside(file))
+    _check_tensors(tensors, file)
+    return Checkpoint(file, tensors, (SCRIPT, *nesting) if script else nesting, rest, _config_beside(file))
 
 
 def _weight_file(path: Path) -> Path:
@@ -104,12 +107,18 @@ def _weight_file(path: Path) -> Path:
     return path
 
 
-def _read_pickled(file: Path) -> Any:
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            if any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist()):
-                return read_script_archive(archive)
-    return torch.load(file, map_location="cpu", weights_only=True)
+def _is_script(file: Path) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return is_script_archive(archive)
+
+
+def _read_pickled(file: Path, script: bool) -> Any:
+    if not script:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    with zipfile.ZipFile(file) as archive:
+        return read_script_archive(archive)
 
 
 def _damage(file: Path, error: Exception) -> str:
@@ -126,7 +135,7 @@ def _damage(file: Path, error: Exception) -> str:
 def _unwrapped(held: Any, file: Path) -> tuple[dict[str, torch.Tensor], tuple[str, ...], dict[str, Any]]:
     nesting: list[str] = []
     rest: dict[str, Any] = {}
-    while isinstance(held, Mapping):
+    while isinstance(held, Mapping) and len(nesting) < 8:  # a pickle may hold itself
         wrapper = next((name for name in _WRAPPERS if isinstance(held.get(name), Mapping)), None)
         if wrapper is None:
             break
@@ -144,6 +153,19 @@ def _unwrapped(held: Any, file: Path) -> tuple[dict[str, torch.Tensor], tuple[st
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
             nesting.append(prefix)
     return tensors, tuple(nesting), rest
+
+
+def _check_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Plain tensors only, and no more of them than the file can hold."""
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise ConversionError(
+                f"{file}: {name} is quantized, sparse or without values; only plain tensors are read."
+            )
+    # A tensor may claim any size with a stride of zero. Those that several names share count once for each.
+    claimed, size = sum(tensor.nbytes for tensor in tensors.values()), file.stat().st_size
+    if claimed > 8 * size + 2**20:
+        raise ConversionError(f"{file} has {size} bytes, and its tensors claim {claimed}; it is damaged.")
 
 
 def _config_beside(file: Path) -> dict[str, Any] | None:

@@ -23,6 +23,10 @@ from mmembed.conversion.key_table import Mapped
 FAMILIES = ("visualized_bge", "chinese_clip", "ruclip", "open_clip", "blip", "image_tower")
 
 
+# No original layout calls its towers so.
+_TRANSFORMERS = ("text_model.", "vision_model.")
+
+
 @dataclass
 class Conversion:
     """A converted model before it is written.
@@ -80,11 +84,19 @@ def convert_checkpoint(
         raise ConversionError(f"unknown family {family!r}; the families are {', '.join(FAMILIES)}.")
     given = dict(config) if isinstance(config, Mapping) else read_config_file(config) if config is not None else None
     checkpoint = read_checkpoint(path)
+    if any(name.startswith(_TRANSFORMERS) for name in checkpoint.tensors):
+        raise ConversionError(_in_transformers_format(checkpoint))
     name = family or recognise(checkpoint)
     try:
         conversion: Conversion = _module(name).convert(checkpoint, given, tokenizer)
+    except ConversionError:
+        raise
     except KeyError as error:
         raise ConversionError(f"{checkpoint.path} has no {error}, which every checkpoint of {name} has.") from error
+    except (ValueError, RuntimeError, TypeError, IndexError, AttributeError, OSError) as error:
+        raise ConversionError(
+            f"{checkpoint.path} cannot be converted as {name}: {type(error).__name__}: {error} Nothing was written."
+        ) from error
     report = {
         "family": name,
         "source": {"file": checkpoint.path.name, "sha256": _sha256(checkpoint.path), "nesting": checkpoint.nesting},
@@ -108,9 +120,21 @@ def recognise(checkpoint: Checkpoint) -> str:
     for name in FAMILIES:
         if _module(name).recognises(checkpoint):
             return name
+    if "model_type" in (checkpoint.config or {}):
+        raise ConversionError(_in_transformers_format(checkpoint))
     first = ", ".join(list(checkpoint.tensors)[:6])
     raise ConversionError(
         f"{checkpoint.path}: no family has keys such as {first}. Families: {', '.join(FAMILIES)}; name one to see what fits."
+    )
+
+
+def _in_transformers_format(checkpoint: Checkpoint) -> str:
+    kind = (checkpoint.config or {}).get("model_type")
+    what = f" ({kind})" if kind else ""
+    return (
+        f"{checkpoint.path} is in transformers' own format already{what} and needs no conversion: "
+        f"load_model({str(checkpoint.folder)!r}) reads it where its configuration and tokenizer lie beside it"
+        + ("." if checkpoint.path.suffix == ".safetensors" else ", with model_kwargs={'use_safetensors': False}.")
     )
 
 
@@ -122,6 +146,7 @@ def _write(conversion: Conversion, report: dict[str, Any], out: Path) -> None:
     """Write beside the place and move there whole."""
     from mmembed.models.loading import load_model
 
+    made = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -137,8 +162,12 @@ def _write(conversion: Conversion, report: dict[str, Any], out: Path) -> None:
         text = json.dumps(report, indent=2, ensure_ascii=False)
         (whole / "conversion_report.json").write_text(text + "\n", encoding="utf-8")
         os.replace(whole, out)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConversionError(f"{out} could not be written, and was not: {type(error).__name__}: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        for folder in made if not out.exists() else ():
+            folder.rmdir()
 
 
 def _sha256(path: Path) -> str:
