@@ -84,9 +84,20 @@ class BlipBiEncoderModel(PreTrainedModel):
             )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        hidden = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        embedded = self._embedded(input_ids)
+        hidden = self.text_model(encoder_embeds=embedded, attention_mask=attention_mask).last_hidden_state
         vectors = F.normalize(self.text_projection(hidden[:, 0]), dim=-1)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=vectors)
+
+    def _embedded(self, input_ids: Tensor) -> Tensor:
+        """What the text tower's own embeddings give, (rows, length, width).
+
+        They add the positions in place, which fails where the word embeddings are frozen and asked for gradients, as when
+        adapters are trained with activation checkpointing.
+        """
+        layer = self.text_model.embeddings
+        positions = layer.position_embeddings(layer.position_ids[:, : input_ids.shape[1]])
+        return layer.dropout(layer.LayerNorm(layer.word_embeddings(input_ids) + positions))
 
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
         """Vectors of images.
