@@ -35,6 +35,7 @@ from mmembed.models.blip_bi_encoder.dialogue_text import CAPTION_TOKENS, DIALOGU
 from mmembed.models.blip_bi_encoder.modeling_blip_bi_encoder import BlipBiEncoderModel
 
 ITM = "itm"
+_PREFIX = f"{ITM}/"
 _DECODE, _ENCODE = "[DEC]", "[ENC]"  # the last two tokens of BLIP's vocabulary
 _HEAD_WIDTH = 64  # of every published size
 _ACTIVATIONS = {"gelu": "gelu", "gelu exact": "gelu"}
@@ -46,7 +47,7 @@ def _inverse_temperature(temp: torch.Tensor) -> torch.Tensor:
 
 
 def _to_both(pattern: str, bi_encoder: str, itm: str) -> Rule:
-    return Rule(pattern, (bi_encoder, f"{ITM}/{itm}"), change=lambda tensor: (tensor, tensor))
+    return Rule(pattern, (bi_encoder, _PREFIX + itm), change=lambda tensor: (tensor, tensor))
 
 
 _BLOCK = r"visual_encoder\.blocks\.(\d+)\."
@@ -75,8 +76,8 @@ RULES = [
     _to_both(r"vision_proj\.(weight|bias)", r"visual_projection.\1", r"vision_proj.\1"),
     _to_both(r"text_proj\.(weight|bias)", r"text_projection.\1", r"text_proj.\1"),
     # Matching alone attends from the text to the image.
-    Rule(r"(text_encoder\.encoder\.layer\.\d+\.crossattention\..*)", rf"{ITM}/\1"),
-    Rule(r"(itm_head\.(?:weight|bias))", rf"{ITM}/\1"),
+    Rule(r"(text_encoder\.encoder\.layer\.\d+\.crossattention\..*)", _PREFIX + r"\1"),
+    Rule(r"(itm_head\.(?:weight|bias))", _PREFIX + r"\1"),
     _to_both(r"text_encoder\.((?:embeddings|encoder)\..*)", r"text_model.\1", r"text_encoder.\1"),
 ]
 
@@ -120,12 +121,11 @@ def convert(
     """
     given = dict(config or {})
     mapped = map_keys(checkpoint.tensors, RULES, family="blip")
-    itm_prefix = f"{ITM}/"
     position = "vision_model.embeddings.position_embedding"
     settings = _settings(checkpoint.tensors, given)
     vision, text = settings["vision_config"], settings["text_config"]
     grid = vision["image_size"] // vision["patch_size"]
-    for name in (position, itm_prefix + position):
+    for name in (position, _PREFIX + position):
         mapped.tensors[name] = _resized_positions(mapped.tensors[name], grid)
 
     limit = min(int(given.get("max_length", CAPTION_TOKENS)), text["max_position_embeddings"])
@@ -142,8 +142,8 @@ def convert(
             projection_dim=settings["projection_dim"],
         )
     ).eval()
-    load_exactly(bi_encoder, _part(mapped, ""), family="blip", made=("logit_scale",))
-    load_exactly(itm, _part(mapped, itm_prefix), family="blip")
+    load_exactly(bi_encoder, _part(mapped, itm=False), family="blip", made=("logit_scale",))
+    load_exactly(itm, _part(mapped, itm=True), family="blip")
     bi_encoder.config.logit_scale_init_value = float(bi_encoder.logit_scale.detach())
 
     size = {"height": vision["image_size"], "width": vision["image_size"]}
@@ -246,14 +246,11 @@ def _resized_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:
     return torch.cat([positions[:, :1].float(), resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
-def _part(mapped: Mapped, prefix: str) -> Mapped:
+def _part(mapped: Mapped, *, itm: bool) -> Mapped:
     """The tensors of one of the two models, by its own names."""
-    tensors = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in mapped.tensors.items()
-        if (name.startswith(f"{ITM}/") if prefix else not name.startswith(f"{ITM}/"))
-    }
-    return Mapped(tensors)
+    return Mapped(
+        {name.removeprefix(_PREFIX): t for name, t in mapped.tensors.items() if name.startswith(_PREFIX) == itm}
+    )
 
 
 def _tokenizer(source: str | os.PathLike[str] | None, vocab_size: int, limit: int | None = None) -> Any:

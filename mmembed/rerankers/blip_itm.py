@@ -96,7 +96,8 @@ class BlipImageTextMatching(InputModule):
         """Pairs → tensors.
 
         Args:
-            inputs: Pairs of one text and one image, in either order. A string is always a text: nothing is opened.
+            inputs: Pairs of one text and one image, in either order. A string is always a text: nothing is opened. Texts
+                alone are tokenised and no more; sentence-transformers counts the tokens of a data set's column so.
             prompt: Put before each text.
             **kwargs: `max_length`, tokens at which a text is cut; others are not read.
 
@@ -107,28 +108,30 @@ class BlipImageTextMatching(InputModule):
         Raises:
             ValueError: If a pair is no text with an image, with its number.
         """
+        if inputs and all(isinstance(text, str) for text in inputs):
+            return self._tokens(list(inputs), prompt, **kwargs)
         pairs = [_text_and_image(pair, number) for number, pair in enumerate(inputs)]
-        tokens = self.tokenizer(
-            [(prompt or "") + text for text, _ in pairs],
-            padding=True,
-            truncation=True,
-            max_length=min(kwargs.get("max_length") or self.max_seq_length, self.max_seq_length),
-            return_tensors="pt",
-            split_special_tokens=True,  # a text that spells out [SEP] is read as text
-        )
-        input_ids = tokens["input_ids"]
-        if self._encode_id is not None:
-            input_ids[:, 0] = self._encode_id
+        features = self._tokens([text for text, _ in pairs], prompt, **kwargs)
         places: dict[int, int] = {}
         rows = [places.setdefault(id(image), len(places)) for _, image in pairs]
         distinct = list({id(image): image for _, image in pairs}.values())
         pictures = [load_image(image) for image in distinct]
-        return {
-            "input_ids": input_ids,
-            "attention_mask": tokens["attention_mask"],
-            "pixel_values": self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"],
-            "image_rows": torch.tensor(rows),
-        }
+        features["pixel_values"] = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        features["image_rows"] = torch.tensor(rows)
+        return features
+
+    def _tokens(self, texts: list[str], prompt: str | None, max_length: int | None = None, **_: Any) -> dict[str, Any]:
+        tokens = self.tokenizer(
+            [(prompt or "") + text for text in texts],
+            padding=True,
+            truncation=True,
+            max_length=min(max_length or self.max_seq_length, self.max_seq_length),
+            return_tensors="pt",
+            split_special_tokens=True,  # a text that spells out [SEP] is read as text
+        )
+        if self._encode_id is not None:
+            tokens["input_ids"][:, 0] = self._encode_id
+        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Scores of the pairs, under "scores".
@@ -139,6 +142,9 @@ class BlipImageTextMatching(InputModule):
 
         Returns:
             The same dictionary with "itm_logits" (pairs, 2), no match and match, and "scores" (pairs, 1).
+
+        Raises:
+            ValueError: If there is no image.
         """
         logits = self._logits(features)
         features["itm_logits"] = logits
@@ -146,6 +152,8 @@ class BlipImageTextMatching(InputModule):
         return features
 
     def _logits(self, features: dict[str, Any]) -> Tensor:
+        if "pixel_values" not in features:
+            raise ValueError("texts alone have no score; pass pairs of one text and one image.")
         pixels = features["pixel_values"].to(self.model.dtype)
         size = self.model.config.vision_config.image_size
         resized = tuple(pixels.shape[-2:]) != (size, size)
