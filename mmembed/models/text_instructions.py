@@ -39,8 +39,8 @@ def set_prompts(
         TypeError: If one of them is no text.
 
     Example:
-        >>> from tests.tiny_models import tiny_dual_encoder
-        >>> model = set_prompts(tiny_dual_encoder(), **INSTRUCTIONS["e5"])
+        >>> from mmembed.models.dual_encoder.building import build_dual_encoder
+        >>> model = set_prompts(build_dual_encoder(["red mug"], image_size=32), **INSTRUCTIONS["e5"])
         >>> bool((model.encode_query("red mug") == model.encode("query: red mug")).all())
         True
     """

@@ -20,7 +20,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
-    BertForSequenceClassification,
     BertModel,
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
@@ -28,7 +27,8 @@ from transformers import (
 
 from mmembed.losses.reranking import CandidateScoringLoss
 from mmembed.rerankers.text_pairs import PairTransformer, RerankerError, load_text_reranker
-from tests.models.tiny_models import BERT, spread, tokenizer
+from tests.models.tiny_models import BERT, tokenizer
+from tests.rerankers.tiny_rerankers import POSITIONS, tiny_reranker
 
 LONG = "the quick brown fox jumps over a lazy dog and a red mug, " * 6
 PAIRS = [
@@ -41,45 +41,31 @@ PAIRS = [
 ]
 
 
-def tiny_reranker(folder: Path, kind: str = "xlm-roberta", labels: int = 1) -> Path:
-    """A plain transformers folder of a reranker, as FlagEmbedding saves one."""
-    torch.manual_seed(5)
-    words = tokenizer(10**30)
-    if kind == "bert":
-        model = BertForSequenceClassification(BertConfig(**BERT, vocab_size=len(words), num_labels=labels))
-    else:
-        config = {**BERT, "max_position_embeddings": 42, "type_vocab_size": 1, "pad_token_id": words.pad_token_id}
-        model = XLMRobertaForSequenceClassification(
-            XLMRobertaConfig(**config, vocab_size=len(words), num_labels=labels)
-        )
-    spread(model).save_pretrained(folder)
-    words.save_pretrained(folder)
-    return folder
-
-
 def by_hand(folder: Path, pairs: list[tuple[str, str]], max_length: int, query_max_length: int) -> np.ndarray:
-    """FlagEmbedding's rule in ids: the query cut, the passage cut to what is left, [CLS] q [SEP] p [SEP]; each pair alone."""
+    """FlagEmbedding's rule in ids, each pair alone: the query cut, the passage cut to what is left, then [CLS] q [SEP] p [SEP]
+    or <s> q </s></s> p </s>."""
     words = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     scores = []
     for query, passage in pairs:
         q, p = (words(text, add_special_tokens=False)["input_ids"] for text in (query, passage))
         q = q[:query_max_length]
-        p = p[: max_length - 3 - len(q)]
-        ids = [words.cls_token_id, *q, words.sep_token_id, *p, words.sep_token_id]
-        types = [0] * (len(q) + 2) + [1] * (len(p) + 1)
+        between = [words.sep_token_id] * (1 if model.config.model_type == "bert" else 2)
+        p = p[: max_length - 2 - len(between) - len(q)]
+        ids = [words.cls_token_id, *q, *between, *p, words.sep_token_id]
+        types = [0] * (len(ids) - len(p) - 1) + [1] * (len(p) + 1)
         given = {"token_type_ids": torch.tensor([types])} if model.config.type_vocab_size > 1 else {}
         with torch.no_grad():
             scores.append(model(input_ids=torch.tensor([ids]), **given).logits.item())
     return np.array(scores)
 
 
-@pytest.mark.parametrize(("max_length", "query_max_length"), [(None, None), (24, None), (24, 5), (16, 12)])
-@pytest.mark.parametrize(("kind", "positions"), [("bert", 32), ("xlm-roberta", 41)])
-def test_pairs_are_cut_as_by_hand(kind, positions, max_length, query_max_length, tmp_path) -> None:
+@pytest.mark.parametrize(("max_length", "query_max_length"), [(None, None), (24, None), (24, 5), (17, 12)])
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
+def test_pairs_are_cut_as_by_hand(kind, max_length, query_max_length, tmp_path) -> None:
     folder = tiny_reranker(tmp_path, kind)
     model = load_text_reranker(folder, device="cpu", max_length=max_length, query_max_length=query_max_length)
-    length = max_length or positions  # 512 is more than it has positions for
+    length = max_length or POSITIONS  # 512 is more than it has positions for
     assert model.max_seq_length == length and not model.training
     expected = by_hand(folder, PAIRS, length, query_max_length or length * 3 // 4)
     assert np.abs(model.predict(PAIRS) - expected).max() < 1e-4
@@ -92,14 +78,15 @@ def test_pairs_are_cut_as_by_hand(kind, positions, max_length, query_max_length,
 def test_scores_are_logits_or_their_sigmoid(normalize, tmp_path) -> None:
     folder = tiny_reranker(tmp_path / "plain")
     model = load_text_reranker(folder, device="cpu", normalize=normalize)
-    logits = by_hand(folder, PAIRS, 41, 30)
+    logits = by_hand(folder, PAIRS, POSITIONS, POSITIONS * 3 // 4)
     expected = 1 / (1 + np.exp(-logits)) if normalize else logits
     assert np.abs(model.predict(PAIRS) - expected).max() < 1e-4
     ranked = model.rank(PAIRS[0][0], [passage for _, passage in PAIRS[:2]])
     assert [hit["corpus_id"] for hit in ranked] == list(np.argsort(-expected[:2]))
     # Saved, they stay what they were, here and in plain sentence-transformers.
     model.save_pretrained(str(tmp_path / "saved"))
-    assert np.array_equal(load_text_reranker(tmp_path / "saved", device="cpu").predict(PAIRS), model.predict(PAIRS))
+    again = load_text_reranker(tmp_path / "saved", device="cpu")
+    assert np.abs(again.predict(PAIRS) - model.predict(PAIRS)).max() < 1e-5
     stock = CrossEncoder(str(tmp_path / "saved"), device="cpu")
     assert type(stock[0]) is Transformer
     assert np.abs(stock.predict(PAIRS[:2]) - expected[:2]).max() < 1e-4
@@ -114,7 +101,7 @@ def test_a_saved_length_is_kept_and_can_be_changed(tmp_path) -> None:
 def test_a_prompt_stands_before_the_query_and_counts(tmp_path) -> None:
     model = load_text_reranker(tiny_reranker(tmp_path), device="cpu", max_length=20)
     before = [(f"red {query}", passage) for query, passage in PAIRS]
-    assert np.array_equal(model.predict(PAIRS, prompt="red "), model.predict(before))
+    assert np.abs(model.predict(PAIRS, prompt="red ") - model.predict(before)).max() < 1e-5
 
 
 def test_a_length_for_one_call(tmp_path) -> None:
@@ -128,13 +115,14 @@ def test_a_text_that_looks_like_an_address_is_a_text(tmp_path) -> None:
     folder = tiny_reranker(tmp_path)
     pairs = [("https://example.com/a.png", "https://example.com/b.png"), ("/etc/hosts.jpg", "data:image/png;base64,AA")]
     found = load_text_reranker(folder, device="cpu").predict(pairs)
-    assert np.abs(found - by_hand(folder, pairs, 41, 30)).max() < 1e-4
+    assert np.abs(found - by_hand(folder, pairs, POSITIONS, POSITIONS * 3 // 4)).max() < 1e-4
 
 
 def test_copies_and_other_processes_cut_in_the_same_way(tmp_path) -> None:
     model = load_text_reranker(tiny_reranker(tmp_path), device="cpu", query_max_length=4)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert type(twin[0]) is PairTransformer and np.array_equal(twin.predict(PAIRS), model.predict(PAIRS))
+        assert type(twin[0]) is PairTransformer and twin[0].query_max_length == 4
+        assert np.abs(twin.predict(PAIRS) - model.predict(PAIRS)).max() < 1e-5
 
 
 def test_it_trains_and_is_read_again(tmp_path) -> None:
@@ -150,7 +138,7 @@ def test_it_trains_and_is_read_again(tmp_path) -> None:
     model.save_pretrained(str(tmp_path / "trained"))
     again = load_text_reranker(tmp_path / "trained", device="cpu")
     assert np.abs(model.predict(PAIRS) - before).max() > 1e-3
-    assert np.array_equal(again.predict(PAIRS), model.predict(PAIRS))
+    assert np.abs(again.predict(PAIRS) - model.predict(PAIRS)).max() < 1e-5
 
 
 def test_flag_embeddings_scores(shared_data, tmp_path) -> None:
@@ -187,8 +175,8 @@ def test_inputs_that_are_no_pairs_are_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_length": 42}, "max_length=42: .* has positions for 41 tokens"),
-        ({"max_length": 12}, "max_length=12 holds 3 special tokens and a query of up to 9: none is left"),
+        ({"max_length": 41}, "max_length=41: .* has positions for 40 tokens"),
+        ({"max_length": 12}, "max_length=12 holds 4 special tokens and a query of up to 9: none is left"),
         ({"query_max_length": 40}, "none is left for the passage"),
         ({"query_max_length": 0}, "a query needs at least 1 token"),
     ],
@@ -220,4 +208,4 @@ def test_pickled_weights_are_refused(tmp_path) -> None:
     with pytest.raises(RerankerError, match="Only safetensors are read"):
         load_text_reranker(other, device="cpu")
     trusted = load_text_reranker(other, device="cpu", model_kwargs={"use_safetensors": False})
-    assert np.array_equal(trusted.predict(PAIRS), load_text_reranker(folder, device="cpu").predict(PAIRS))
+    assert np.abs(trusted.predict(PAIRS) - load_text_reranker(folder, device="cpu").predict(PAIRS)).max() < 1e-5
