@@ -41,10 +41,7 @@ DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core
 # A file of a model that others load from the Hub without mmembed.
 STANDALONE = re.compile(r"models/[^/]+/(configuration|modeling|processing)_[^/]+\.py$")
 # Where a dangerous call is right after all: path → what is allowed there. Say why beside each.
-ALLOWED_CALLS: dict[str, set[str]] = {
-    # its find_class knows tensors and inert stand-ins, nothing that could run
-    "mmembed/conversion/script_archive.py": {"pickle.Unpickler"},
-}
+ALLOWED_CALLS: dict[str, set[str]] = {}
 
 ROOM_FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

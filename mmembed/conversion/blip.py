@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +81,6 @@ RULES = [
 ]
 
 
-@dataclass
-class BlipConversion(Conversion):
-    """A conversion that writes further models into subfolders.
-
-    Args:
-        beside: Folder name → the model and its processor, None where there is no tokenizer.
-    """
-
-    beside: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-
-
 def recognises(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint has BLIP's two towers and both projections of its contrast."""
     names = checkpoint.tensors.keys()
@@ -103,7 +91,7 @@ def recognises(checkpoint: Checkpoint) -> bool:
 
 def convert(
     checkpoint: Checkpoint, config: Mapping[str, Any] | None, tokenizer: str | os.PathLike[str] | None
-) -> BlipConversion:
+) -> Conversion:
     """The bi-encoder, and the retrieval model with its matching head beside it.
 
     Args:
@@ -157,7 +145,7 @@ def convert(
     ]
     if "temp" not in checkpoint.tensors:
         notes.append("The checkpoint has no temperature; logit_scale starts where BLIP's training does, at 1 / 0.07.")
-    conversion = BlipConversion(bi_encoder, mapped, notes=notes, image_processor=pictures)
+    conversion = Conversion(bi_encoder, mapped, notes=notes, image_processor=pictures)
     if words is None:
         conversion.missing.append(
             "a tokenizer: pass --tokenizer with bert-base-uncased as a folder, a vocab.txt or a tokenizer.json."

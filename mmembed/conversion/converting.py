@@ -38,6 +38,7 @@ class Conversion:
         missing: What the folder will lack, one sentence each.
         notes: What a user should know, one sentence each.
         image_processor: Saved where there is no processor for want of a tokenizer.
+        beside: Further models, folder name → (model, its processor); each is saved as stock transformers in a subfolder.
     """
 
     model: PreTrainedModel
@@ -46,6 +47,7 @@ class Conversion:
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     image_processor: Any = None
+    beside: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 def convert_checkpoint(
@@ -159,6 +161,9 @@ def _write(conversion: Conversion, report: dict[str, Any], out: Path) -> None:
             conversion.model.save_pretrained(whole)
             if conversion.image_processor is not None:
                 conversion.image_processor.save_pretrained(whole)
+        for name, parts in conversion.beside.items():
+            for part in parts:
+                part.save_pretrained(whole / name)
         text = json.dumps(report, indent=2, ensure_ascii=False)
         (whole / "conversion_report.json").write_text(text + "\n", encoding="utf-8")
         os.replace(whole, out)

@@ -18,7 +18,7 @@ from transformers import AutoModel, BlipForImageTextRetrieval, BlipProcessor
 
 from mmembed.conversion import blip
 from mmembed.conversion.checkpoint_reading import Checkpoint, ConversionError, read_checkpoint
-from mmembed.conversion.converting import Conversion, convert_checkpoint
+from mmembed.conversion.converting import convert_checkpoint
 from mmembed.models import BlipBiEncoderModel
 from mmembed.models.blip_bi_encoder.dialogue_text import encode_dialogues
 from mmembed.models.loading import load_model
@@ -267,7 +267,6 @@ def test_half_precision_is_read_into_single(tiny: Any, tmp_path: Path) -> None:
     assert torch.equal(model.text_projection.weight, half["text_proj.weight"].float())
 
 
-@pytest.mark.skipif("beside" not in Conversion.__dataclass_fields__, reason="convert_checkpoint writes one model only")
 @torch.no_grad()
 def test_the_folder_holds_the_retrieval_model_as_stock_transformers(tiny: Any, tmp_path: Path) -> None:
     path, words = tiny()
