@@ -42,34 +42,35 @@ FAMILY = "chinese_clip"
 CONTEXT = 52  # tokens of a text, [CLS] and [SEP] among them
 _WORDS = "bert.embeddings.word_embeddings.weight"
 
-TEXT_RULES = [
+_LAYER, _TARGET = r"bert\.encoder\.layer\.(\d+)", r"text_model.encoder.layer.\1"
+_TEXT_RULES = [
     Rule(r"bert\.pooler\..*", reason="never trained: a text's vector comes from the hidden state of [CLS]"),
     Rule(r"bert\.embeddings\.position_ids", reason="0, 1, 2, …, which the model counts itself"),
-    # of flash attention's layout
+    Rule(r"bert\.embeddings\.(.*)", r"text_model.embeddings.\1"),
+    Rule(rf"{_LAYER}\.attention\.self\.(query|key|value)\.(weight|bias)", rf"{_TARGET}.attention.self.\2.\3"),
+    Rule(rf"{_LAYER}\.attention\.output\.(.*)", rf"{_TARGET}.attention.output.\2"),
+    Rule(rf"{_LAYER}\.(intermediate|output)\.(.*)", rf"{_TARGET}.\2.\3"),
+    Rule(r"text_projection", "text_projection.weight", transposed),
+    # the layout of flash attention
     Rule(
-        r"bert\.encoder\.layer\.(\d+)\.attention\.self\.Wqkv\.(weight|bias)",
-        tuple(rf"text_model.encoder.layer.\1.attention.self.{name}.\2" for name in ("query", "key", "value")),
+        rf"{_LAYER}\.attention\.self\.Wqkv\.(weight|bias)",
+        tuple(rf"{_TARGET}.attention.self.{name}.\2" for name in ("query", "key", "value")),
         split_in_three,
     ),
-    Rule(
-        r"bert\.encoder\.layer\.(\d+)\.attention\.self\.out_proj\.(weight|bias)",
-        r"text_model.encoder.layer.\1.attention.output.dense.\2",
-    ),
-    Rule(r"bert\.((?:embeddings|encoder\.layer\.\d+)\..*)", r"text_model.\1"),
-    Rule(r"text_projection", "text_projection.weight", transposed),
+    Rule(rf"{_LAYER}\.attention\.self\.out_proj\.(weight|bias)", rf"{_TARGET}.attention.output.dense.\2"),
 ]
 VIT_RULES = [
-    *TEXT_RULES,
-    Rule(
+    *_TEXT_RULES,
+    *VISION_RULES,
+    Rule(r"logit_scale", "logit_scale"),
+    Rule(  # the layout of flash attention
         r"visual\.transformer\.resblocks\.(\d+)\.attn\.Wqkv\.(weight|bias)",
         tuple(rf"vision_model.encoder.layers.\1.self_attn.{name}_proj.\2" for name in "qkv"),
         split_in_three,
     ),
-    *VISION_RULES,
-    Rule(r"logit_scale", "logit_scale"),
 ]
 RESNET_RULES = [
-    *TEXT_RULES,
+    *_TEXT_RULES,
     Rule(r"visual\.(layer\d\.\d+)\.downsample\.0\.weight", r"vision_model.\1.shortcut.conv.weight"),
     Rule(r"visual\.(layer\d\.\d+)\.downsample\.1\.(.*)", r"vision_model.\1.shortcut.norm.\2"),
     Rule(r"visual\.(.*)", r"vision_model.\1"),
@@ -269,7 +270,6 @@ def _text_settings(settings: dict[str, Any], sizes: dict[str, Any]) -> dict[str,
         "attention_probs_dropout_prob": settings.get("text_attention_probs_dropout_prob", 0.1),
         "initializer_range": settings.get("text_initializer_range", 0.02),
         "layer_norm_eps": 1e-12,
-        "pad_token_id": 0,
     }
 
 
@@ -286,7 +286,9 @@ def _vit(settings: dict[str, Any], sizes: dict[str, Any], resolution: int, logit
         "layer_norm_eps": 1e-5,
     }
     config = ChineseCLIPConfig(
-        text_config=_text_settings(settings, sizes),
+        # With an id here transformers' from_pretrained sets that row of the word embeddings to zero; masked as it is, it
+        # needs no name for anything else.
+        text_config={**_text_settings(settings, sizes), "pad_token_id": None},
         vision_config=vision,
         projection_dim=sizes["embed_dim"],
         logit_scale_init_value=logit_scale,
@@ -296,7 +298,7 @@ def _vit(settings: dict[str, Any], sizes: dict[str, Any], resolution: int, logit
 
 def _resnet(settings: dict[str, Any], sizes: dict[str, Any], resolution: int, logit_scale: float) -> PreTrainedModel:
     config = ChineseCLIPResNetConfig(
-        BertConfig(**_text_settings(settings, sizes)),
+        BertConfig(**_text_settings(settings, sizes), pad_token_id=0),
         projection_dim=sizes["embed_dim"],
         vision_width=sizes["vision_width"],
         vision_layers=sizes["vision_layers"],

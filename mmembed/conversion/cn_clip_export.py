@@ -95,13 +95,11 @@ def export_cn_clip(
         tensors = {key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors.items()}
     state_dict = {f"module.{key}": value for key, value in tensors.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    os.close(handle)
-    try:
+    # Beside its place and moved there whole.
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:
+        scratch = Path(folder, file.name)
         torch.save({"epoch": epoch, "step": step, "name": name, "state_dict": state_dict}, scratch)
         os.replace(scratch, file)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
     return file
 
 
