@@ -1,4 +1,4 @@
-"""`mmembed convert`: an original checkpoint → a folder that transformers and sentence-transformers load."""
+"""`mmembed convert`: an original checkpoint → a folder that transformers and sentence-transformers load, and back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mmembed.jobs.options import parse_options
+from mmembed.jobs.options import OptionsError, parse_options
 
 Family = Literal["visualized_bge", "chinese_clip", "ruclip", "open_clip", "blip", "image_tower"]
 
@@ -30,6 +30,10 @@ class ConvertOptions:
     )
     tokenizer: str | None = dataclasses.field(
         default=None, metadata={"help": "folder, file or Hub name of the tokenizer, where the checkpoint has none"}
+    )
+    back: Literal["open_clip", "cn_clip", "cn_clip_flash"] | None = dataclasses.field(
+        default=None,
+        metadata={"help": "write a model folder (as --checkpoint) in an original's layout instead of reading one"},
     )
 
 
@@ -55,6 +59,9 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(
         ConvertOptions, words, prog="mmembed convert", description="Convert an original checkpoint to a model folder."
     )
+    if options.back is not None:
+        sys.stdout.write(f"checkpoint  {_written_back(options)}\n")
+        return 0
     from mmembed.conversion.converting import convert_checkpoint
 
     report = convert_checkpoint(
@@ -66,6 +73,27 @@ def main(argv: Sequence[str]) -> int:
     )
     sys.stdout.write(summary(report, options.output_dir))
     return 0
+
+
+def _written_back(options: ConvertOptions) -> Path:
+    given = [name for name in ("family", "original_config", "tokenizer") if getattr(options, name) is not None]
+    if given:
+        raise OptionsError(
+            f"--back reads a model folder, which has all that {', '.join(given)} would say; leave it out"
+        )
+    if options.back == "open_clip":
+        from mmembed.conversion.open_clip_export import export_open_clip
+
+        return export_open_clip(options.checkpoint, options.output_dir)
+    from mmembed.conversion.cn_clip_export import export_cn_clip
+
+    if options.output_dir.exists() and (not options.output_dir.is_dir() or any(options.output_dir.iterdir())):
+        raise OptionsError(
+            f"--output_dir: {options.output_dir} is there already and not an empty folder; name a new one"
+        )
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    layout = "flash" if options.back == "cn_clip_flash" else "standard"
+    return export_cn_clip(options.checkpoint, options.output_dir / "clip_cn.pt", layout=layout)
 
 
 def summary(report: dict[str, Any], output_dir: Path) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mmembed.conversion import converting
 from mmembed.conversion.checkpoint_reading import ConversionError
@@ -68,3 +70,38 @@ def test_the_summary_of_a_report_read_from_its_file_is_the_same() -> None:
         "notes": [],
     }
     assert summary(json.loads(json.dumps(report)), Path("x")) == summary(report, Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("back", "family", "file"),
+    [
+        ("open_clip", "open_clip", "open_clip_model.safetensors"),
+        ("cn_clip", "chinese_clip", "clip_cn.pt"),
+        ("cn_clip_flash", "chinese_clip", "clip_cn.pt"),
+    ],
+)
+def test_there_and_back_again_has_the_very_bits(tmp_path, capsys, back: str, family: str, file: str) -> None:
+    from mmembed.conversion.checkpoint_reading import read_checkpoint
+
+    tiny = importlib.import_module(f"tests.conversion.tiny_{family}")
+    state = tiny.original_state_dict()
+    torch.save(
+        {"epoch": 1, "state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.pt"
+    )
+    (tmp_path / "c.json").write_text(json.dumps(tiny.CONFIG))
+    words = ["--checkpoint", str(tmp_path / "w.pt"), "--config", str(tmp_path / "c.json")]
+    assert main([*words, "--output_dir", str(tmp_path / "model")]) == 0
+    assert main(["--back", back, "--checkpoint", str(tmp_path / "model"), "--output_dir", str(tmp_path / "back")]) == 0
+    assert str(tmp_path / "back") in capsys.readouterr().out
+    written = read_checkpoint(tmp_path / "back" / file)
+    if back == "cn_clip_flash":  # another layout: the same model again, when it is read
+        assert "bert.encoder.layer.0.attention.self.Wqkv.weight" in written.tensors
+        given = ["--checkpoint", str(tmp_path / "back" / file), "--config", str(tmp_path / "c.json")]
+        assert main([*given, "--output_dir", str(tmp_path / "again")]) == 0
+        first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "again"))
+        assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    else:
+        assert written.tensors.keys() == state.keys()
+        assert all(torch.equal(written.tensors[name], value) for name, value in state.items())
+    with pytest.raises(OptionsError, match="leave it out"):
+        main(["--back", back, "--family", family, "--checkpoint", "m", "--output_dir", str(tmp_path / "x")])
