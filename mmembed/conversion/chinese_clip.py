@@ -77,6 +77,8 @@ RESNET_RULES = [
     Rule(r"logit_scale", "logit_scale", lambda scale: scale.reshape(1)),
 ]
 
+# Settings that no shape tells.
+_OPTIONS = ("vision_head_width", "text_num_attention_heads", "official_fp16_rounding", "straight_quotes")
 # What cn_clip's half precision leaves alone.
 _NOT_ROUNDED = re.compile(
     r"logit_scale|visual\.(class_embedding|(attnpool\.)?positional_embedding|(.*\.)?(ln_\w+|bn\d|downsample\.1)\..*)"
@@ -108,6 +110,9 @@ def convert(
     tensors = dict(checkpoint.tensors)
     sizes = _sizes(tensors)
     _check_agreement(settings, sizes, checkpoint)
+    known = {*sizes, *_OPTIONS}
+    if config and not known & settings.keys():
+        raise ConversionError(f"config has none of cn_clip's settings ({', '.join(sorted(known))}): {sorted(config)}.")
     resolution = int(settings.get("image_resolution") or sizes["image_resolution"])
     notes = []
     if settings.get("official_fp16_rounding"):

@@ -66,6 +66,8 @@ def convert(
     """
     settings = _flat(config) if config is not None else _beside(checkpoint)
     sizes = _sizes(checkpoint.tensors)
+    if config and not {*sizes, "transformer_heads", "mean", "std"} & settings.keys():
+        raise ConversionError(f"config has none of ruCLIP's settings ({', '.join(sizes)}): {sorted(config)}.")
     wrong = [
         f"{name} {settings[name]} instead of {size}"
         for name, size in sizes.items()

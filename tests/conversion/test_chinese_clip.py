@@ -227,6 +227,7 @@ def test_it_knows_its_own_keys_alone() -> None:
         ({}, {**tiny.CONFIG, "vision_width": 48}, "vision_width 48 instead of 24"),
         ({}, {**tiny.CONFIG, "vision_head_width": 7}, "24 is no multiple of 7"),
         ({}, {"model_info": [1]}, "model_info is a list"),
+        ({}, {"vision_cfg": {"width": 24}}, r"none of cn_clip's settings .*\['vision_cfg'\]"),
         ({"visual.ln_post.bias": None}, tiny.CONFIG, r"1 missing: visual\.ln_post\.bias"),
         (
             {"bert.encoder.layer.1.attention.self.query.bias": None},

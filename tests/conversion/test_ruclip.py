@@ -185,6 +185,7 @@ def test_it_is_told_from_openai_by_what_lies_beside(folder: Path, tmp_path: Path
     ("change", "config", "message"),
     [
         ({}, {}, "text tower: a width of 16 is no multiple of 64.*config.json"),
+        ({}, {"vision_cfg": {"width": 64}}, r"none of ruCLIP's settings .*\['vision_cfg'\]"),
         ({}, {**tiny.CONFIG, "context_length": 77}, "context_length 77 instead of 20"),
         ({}, {**tiny.CONFIG, "image_resolution": 224}, "image_resolution 224 instead of 32"),
         ({"ln_final.weight": None}, tiny.CONFIG, r"1 missing: ln_final\.weight"),
