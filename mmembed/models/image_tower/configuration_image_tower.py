@@ -13,7 +13,7 @@ class ImageTowerConfig(PretrainedConfig):
     """Settings of an `ImageTowerModel`.
 
     Args:
-        vision_config: Configuration of the backbone, of any vision model that `AutoModel` knows; a dict needs `model_type`.
+        backbone_config: Configuration of the backbone, of any vision model that `AutoModel` knows; a dict needs `model_type`.
             `TimmWrapperConfig(architecture="eca_nfnet_l0")` is timm's model of that name, which needs timm installed.
         pooling: "avg", the mean of the positions; "gem", their generalised mean with a learnt exponent; "cls", the first
             token; "pooler", the backbone's own, as ConvNeXt and models with a learnt pooler expect.
@@ -37,12 +37,12 @@ class ImageTowerConfig(PretrainedConfig):
     """
 
     model_type = "mmembed_image_tower"
-    sub_configs = {"vision_config": AutoConfig}
+    sub_configs = {"backbone_config": AutoConfig}
     has_no_defaults_at_init = True
 
     def __init__(
         self,
-        vision_config: PretrainedConfig | dict[str, Any] | None = None,
+        backbone_config: PretrainedConfig | dict[str, Any] | None = None,
         pooling: str = "avg",
         embedding_dim: int | None = 512,
         dropout: float = 0.0,
@@ -60,7 +60,7 @@ class ImageTowerConfig(PretrainedConfig):
             raise ValueError(f"dropout={dropout}; it must lie in [0, 1).")
         if embedding_dim is not None and embedding_dim < 1:
             raise ValueError(f"embedding_dim={embedding_dim}; give at least 1, or None for no linear layer.")
-        self.vision_config = _resolved(vision_config)
+        self.backbone_config = _resolved(backbone_config)
         self.pooling, self.gem_exponent = pooling, gem_exponent
         self.embedding_dim, self.dropout, self.neck_norm = embedding_dim, dropout, neck_norm
         self.image_size = image_size
@@ -87,5 +87,5 @@ def _resolved(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedCon
     settings = dict(config)
     model_type = settings.pop("model_type", None)
     if model_type is None:
-        raise ValueError(f"vision_config needs 'model_type', for example 'resnet'; it has {sorted(settings)[:5]}.")
+        raise ValueError(f"backbone_config needs 'model_type', for example 'resnet'; it has {sorted(settings)[:5]}.")
     return AutoConfig.for_model(model_type, **settings)

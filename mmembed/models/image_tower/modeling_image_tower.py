@@ -75,9 +75,9 @@ class ImageTowerModel(PreTrainedModel):
 
     def __init__(self, config: ImageTowerConfig) -> None:
         super().__init__(config)
-        if config.vision_config is None:
-            raise ValueError("an image tower needs vision_config.")
-        self.backbone = _backbone(config.vision_config, with_pooler=config.pooling == "pooler")
+        if config.backbone_config is None:
+            raise ValueError("an image tower needs backbone_config.")
+        self.backbone = _backbone(config.backbone_config, with_pooler=config.pooling == "pooler")
         if self.backbone.main_input_name != "pixel_values":
             raise ValueError(
                 f"{type(self.backbone).__name__} reads {self.backbone.main_input_name}; an image tower takes a vision model "

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ImageProcessingMixin
+from transformers.processing_utils import ImagesKwargs
 
 RESIZES = ("crop", "squash")
 _BILINEAR = 2
 _UNIT = 2048  # OpenCV's weights are integers of 11 bits
 
 
-class ImageTowerProcessor(ProcessorMixin):
+class ImageTowerProcessor(ImageProcessingMixin):
     """Scales images; the model itself normalises the pixels.
 
     Args:
@@ -25,6 +26,7 @@ class ImageTowerProcessor(ProcessorMixin):
         resample: Pillow's number of the filter; 3 is bicubic, 2 bilinear.
         antialias: False reads the four nearest pixels and no more, bit for bit as `cv2.resize` with INTER_LINEAR, with
             which many published towers were trained; needs resample 2.
+        **kwargs: What a saved file holds besides.
 
     Raises:
         ValueError: If a setting is not one that there is.
@@ -35,6 +37,9 @@ class ImageTowerProcessor(ProcessorMixin):
         torch.Size([1, 3, 8, 8])
     """
 
+    model_input_names = ["pixel_values"]
+    valid_kwargs = ImagesKwargs
+
     def __init__(
         self,
         image_size: int = 224,
@@ -42,8 +47,9 @@ class ImageTowerProcessor(ProcessorMixin):
         shortest_edge: int | None = None,
         resample: int = 3,
         antialias: bool = True,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**kwargs)
         if resize not in RESIZES:
             raise ValueError(f"resize={resize!r}; choose one of {', '.join(RESIZES)}.")
         if shortest_edge is not None and shortest_edge < image_size:
@@ -53,9 +59,9 @@ class ImageTowerProcessor(ProcessorMixin):
         self.image_size, self.resize, self.shortest_edge = image_size, resize, shortest_edge
         self.resample, self.antialias = resample, antialias
 
-    @property
-    def model_input_names(self) -> list[str]:
-        return ["pixel_values"]
+    def to_dict(self) -> dict[str, Any]:
+        # By this AutoProcessor finds the class in a folder without a model.
+        return {**super().to_dict(), "processor_class": type(self).__name__}
 
     def __call__(
         self,
