@@ -67,10 +67,11 @@ class PairTransformer(Transformer):
         )
         names = {"input_ids": [row.ids for row in rows], "token_type_ids": [row.type_ids for row in rows]}
         tokenizer: Any = self.tokenizer
+        padding = text.get("padding", True)
         features = tokenizer.pad(
             {name: ids for name, ids in names.items() if name in tokenizer.model_input_names},
-            padding=text.get("padding", True),
-            max_length=max_length,
+            padding=padding,
+            max_length=max_length if padding == "max_length" else None,
             pad_to_multiple_of=text.get("pad_to_multiple_of"),
             return_tensors="pt",
         )

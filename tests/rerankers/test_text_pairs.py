@@ -107,8 +107,11 @@ def test_a_prompt_stands_before_the_query_and_counts(tmp_path) -> None:
 def test_a_length_for_one_call(tmp_path) -> None:
     folder = tiny_reranker(tmp_path)
     model = load_text_reranker(folder, device="cpu")
-    found = model.predict(PAIRS, processing_kwargs={"text": {"max_length": 20}})
-    assert np.abs(found - by_hand(folder, PAIRS, 20, 15)).max() < 1e-4
+    for text in ({"max_length": 20}, {"max_length": 20, "padding": "max_length"}):
+        found = model.predict(PAIRS, processing_kwargs={"text": text})
+        assert np.abs(found - by_hand(folder, PAIRS, 20, 15)).max() < 1e-4
+    tokens = model[0].preprocess(PAIRS[:1], processing_kwargs={"text": text})
+    assert tokens["input_ids"].shape == (1, 20)
 
 
 def test_a_text_that_looks_like_an_address_is_a_text(tmp_path) -> None:
