@@ -130,7 +130,10 @@ def load_exactly(model: nn.Module, mapped: Mapped, *, family: str, made: Sequenc
         ConversionError: Naming every key that is missing, left over, or of another shape, by its name in the checkpoint
             where that can be told.
     """
-    given = {target: name for name, targets in mapped.renamed for target in targets}
+    given: dict[str, str] = {}
+    for name, targets in mapped.renamed:
+        for target in targets:
+            given[target] = f"{given[target]} and {name}" if target in given else name
     wanted = model.state_dict()
     optional = [re.compile(pattern) for pattern in made]
     absent = [n for n in wanted if n not in mapped.tensors and not any(p.fullmatch(n) for p in optional)]

@@ -55,12 +55,18 @@ CLIP_RULES = [
     Rule(r"input_resolution|context_length|vocab_size", reason="a size, which the weights tell as well"),
 ]
 
+
+def _first_and_only(table: torch.Tensor) -> torch.Tensor:
+    """(1, positions, width) → (positions, width)."""
+    if table.ndim != 3 or len(table) != 1:
+        raise ValueError("it is not (1, positions, width)")
+    return table[0]
+
+
 _TRUNK, _LAYER = r"visual\.trunk\.blocks\.(\d+)", r"vision_model.encoder.layers.\1"
 _POOL, _HEAD = r"visual\.trunk\.attn_pool", "vision_model.head"
 SIGLIP_RULES = [
-    Rule(
-        r"visual\.trunk\.pos_embed", "vision_model.embeddings.position_embedding.weight", lambda table: table.squeeze(0)
-    ),
+    Rule(r"visual\.trunk\.pos_embed", "vision_model.embeddings.position_embedding.weight", _first_and_only),
     Rule(r"visual\.trunk\.patch_embed\.proj\.(weight|bias)", r"vision_model.embeddings.patch_embedding.\1"),
     Rule(rf"{_TRUNK}\.norm([12])\.(weight|bias)", rf"{_LAYER}.layer_norm\2.\3"),
     Rule(
@@ -84,13 +90,14 @@ SIGLIP_RULES = [
 ]
 
 # Of the published models, by width: what the weights do not tell. Head widths other than 64 of CLIP's image towers, and
-# head counts of SigLIP's towers.
+# head counts of SigLIP's towers where they are not width / 64.
 _HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 _SIGLIP_HEADS = {1152: 16, 1536: 16}
-SIGLIP_SIZES = {768: "base", 1024: "large", 1152: "so400m", 1536: "giantopt"}
+_SIGLIP_SIZES = {768: "base", 1024: "large", 1152: "so400m", 1536: "giantopt"}
 # timm's SigLIP towers with the approximate GELU; all others have the exact one.
 _TANH_TOWERS = re.compile(r"vit_(base_patch32_siglip_256|large_patch16_siglip_512|so400m_patch16_.*|giantopt_.*)")
 _SIGLIP2_TOKENS = 256_000
+_PADS = {32_000: 1}  # </s>; T5's tokenizer, of the same vocabulary, pads with another token
 # Settings of open_clip for which neither model of transformers has a counterpart, and what they have to be.
 _VISION_MUST = {"pool_type": "tok", "no_ln_pre": False, "final_ln_after_pool": False, "attentional_pool": False}
 _CLIP_TEXT_MUST = {"no_causal_mask": False, "embed_cls": False, "final_ln_after_pool": False, "proj_bias": False}
@@ -161,16 +168,16 @@ def convert(
         return conversion
     text: Any = model.config.text_config
     text_cfg = model_cfg.get("text_cfg", {})
-    clean = text_cfg.get("tokenizer_kwargs", {}).get(
-        "clean", "canonicalize" if siglip or not text_cfg else "whitespace"
-    )
+    # Where open_clip reads a text with a tokenizer of transformers, it keeps the case unless told otherwise.
+    plain = "whitespace" if "hf_tokenizer_name" in text_cfg else "lower"
+    clean = (text_cfg.get("tokenizer_kwargs") or {}).get("clean", "canonicalize" if siglip and not text_cfg else plain)
     words = read_tokenizer(
         source,
-        clean=clean if siglip else "lower",
+        clean=clean,
         length=text.max_position_embeddings,
         vocab_size=text.vocab_size,
         # CLIP reads nothing after the end of a text: its padding is the tokenizer's own, which is no token of a text.
-        pad_id=model_cfg.get("pad_id") if siglip else None,
+        pad_id=model_cfg.get("pad_id", _PADS.get(text.vocab_size)) if siglip else None,
         end_id=None if siglip else text.eos_token_id,
     )
     if siglip:
@@ -249,12 +256,30 @@ def _heads(width: int, heads: Any, tower: str, setting: str) -> int:
     return heads
 
 
-def _agree(found: Mapping[str, Any], given: Mapping[str, Any], part: str) -> None:
+def _width(tensors: Tensors, axes: Mapping[str, int]) -> int:
+    """One width, which each of some tensors has along an axis; where one differs, that one is named among the others."""
+    widths = {
+        name: tensors[name].shape[axis] for name, axis in axes.items() if name in tensors and tensors[name].ndim > axis
+    }
+    if len(set(widths.values())) != 1:
+        found = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise ConversionError(f"a width differs between {found or shown(list(axes))}. Nothing was written.")
+    return next(iter(widths.values()))
+
+
+def _inner_width(tensors: Tensors, first: str, second: str) -> int:
+    return _width(tensors, {f"{first}.weight": 0, f"{first}.bias": 0, f"{second}.weight": 1})
+
+
+def _agree(found: Mapping[str, tuple[int, str]], given: Mapping[str, Any], part: str) -> None:
+    """Setting → its value in the weights and the key that tells it."""
     wrong = [
-        f"{part}{name} {given[name]} but {value}" for name, value in found.items() if given.get(name, value) != value
+        f"{part}{name} is {given[name]} where {key} has {value}"
+        for name, (value, key) in found.items()
+        if given.get(name, value) != value
     ]
     if wrong:
-        raise ConversionError(f"the configuration says {', '.join(wrong)} is in the weights; is it of another model?")
+        raise ConversionError(f"the configuration does not fit the weights: {', '.join(wrong)}. Is it another model's?")
 
 
 def _must(cfg: Mapping[str, Any], wanted: Mapping[str, Any], part: str) -> None:
@@ -270,18 +295,20 @@ def _activation(quick: bool, cfg: Mapping[str, Any]) -> str:
 
 
 def _text_settings(tensors: Tensors, prefix: str, cfg: Mapping[str, Any], quick: bool, eps: float) -> dict[str, Any]:
-    vocab, width = _shape(tensors, f"{prefix}token_embedding.weight", 2)
-    length = _shape(tensors, f"{prefix}positional_embedding", 2)[0]
-    blocks = f"{prefix}transformer.resblocks"
+    tokens, positions, blocks = (
+        f"{prefix}{name}" for name in ("token_embedding.weight", "positional_embedding", "transformer.resblocks")
+    )
+    vocab, length = _shape(tensors, tokens, 2)[0], _shape(tensors, positions, 2)[0]
+    width = _width(tensors, {tokens: 1, positions: 1, f"{prefix}ln_final.weight": 0})
     layers = _layers(tensors, re.escape(blocks))
-    sizes = {"vocab_size": vocab, "width": width, "context_length": length, "layers": layers}
-    _agree(sizes, cfg, "text_cfg.")
+    sizes = {"vocab_size": (vocab, tokens), "context_length": (length, positions)}
+    _agree({**sizes, "width": (width, tokens), "layers": (layers, blocks)}, cfg, "text_cfg.")
     # open_clip's default is 8 where a configuration does not say.
     heads = cfg.get("heads", 8 if cfg else _SIGLIP_HEADS.get(width, width // 64))
     return {
         "vocab_size": vocab,
         "hidden_size": width,
-        "intermediate_size": _shape(tensors, f"{blocks}.0.mlp.c_fc.weight", 2)[0],
+        "intermediate_size": _inner_width(tensors, f"{blocks}.0.mlp.c_fc", f"{blocks}.0.mlp.c_proj"),
         "num_hidden_layers": layers,
         "num_attention_heads": _heads(width, heads, "text", "text_cfg.heads"),
         "max_position_embeddings": length,
@@ -294,12 +321,14 @@ def _clip_settings(tensors: Tensors, model_cfg: Mapping[str, Any], quick: bool) 
     vision, text = dict(model_cfg.get("vision_cfg", {})), dict(model_cfg.get("text_cfg", {}))
     _must(vision, _VISION_MUST, "vision_cfg")
     _must(text, _CLIP_TEXT_MUST, "text_cfg")
-    width, channels, patch, _ = _shape(tensors, "visual.conv1.weight", 4)
-    dim = _shape(tensors, "visual.proj", 2)[1]
-    grid = _grid(_shape(tensors, "visual.positional_embedding", 2)[0] - 1, "visual.positional_embedding")
-    layers = _layers(tensors, r"visual\.transformer\.resblocks")
-    _agree({"width": width, "patch_size": patch, "layers": layers}, vision, "vision_cfg.")
-    _agree({"embed_dim": dim}, model_cfg, "")
+    conv, positions, blocks = "visual.conv1.weight", "visual.positional_embedding", "visual.transformer.resblocks"
+    _, channels, patch, _ = _shape(tensors, conv, 4)
+    grid = _grid(_shape(tensors, positions, 2)[0] - 1, positions)
+    width = _width(tensors, {conv: 0, positions: 1, "visual.ln_post.weight": 0})
+    dim, layers = _shape(tensors, "visual.proj", 2)[1], _layers(tensors, re.escape(blocks))
+    _agree({"embed_dim": (dim, "visual.proj")}, model_cfg, "")
+    sizes = {"width": (width, conv), "patch_size": (patch, conv), "layers": (layers, blocks)}
+    _agree(sizes, vision, "vision_cfg.")
     head_width = vision.get("head_width", 64 if vision else _HEAD_WIDTHS.get(width, 64))
     text_config = _text_settings(tensors, "text." if "text.ln_final.weight" in tensors else "", text, quick, 1e-5)
     pool = text.get("pool_type", "argmax")
@@ -318,9 +347,9 @@ def _clip_settings(tensors: Tensors, model_cfg: Mapping[str, Any], quick: bool) 
         },
         "vision_config": {
             "hidden_size": width,
-            "intermediate_size": _shape(tensors, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+            "intermediate_size": _inner_width(tensors, f"{blocks}.0.mlp.c_fc", f"{blocks}.0.mlp.c_proj"),
             "num_hidden_layers": layers,
-            "num_attention_heads": _heads(width, width // head_width, "image", "vision_cfg.head_width"),
+            "num_attention_heads": _heads(width, width // max(head_width, 1), "image", "vision_cfg.head_width"),
             "num_channels": channels,
             "image_size": _image_size(vision, patch, grid),
             "patch_size": patch,
@@ -338,14 +367,20 @@ def _siglip_settings(tensors: Tensors, model_cfg: Mapping[str, Any], quick: bool
         _must(
             {"no_causal_mask": False, "pool_type": "argmax", "proj_bias": False, **text}, _SIGLIP_TEXT_MUST, "text_cfg"
         )
-    width, channels, patch, _ = _shape(tensors, "visual.trunk.patch_embed.proj.weight", 4)
-    grid = _grid(_shape(tensors, "visual.trunk.pos_embed", 3)[1], "visual.trunk.pos_embed")
+    conv, positions = "visual.trunk.patch_embed.proj.weight", "visual.trunk.pos_embed"
+    blocks = "visual.trunk.blocks"
+    _, channels, patch, _ = _shape(tensors, conv, 4)
+    grid = _grid(_shape(tensors, positions, 3)[1], positions)
+    width = _width(tensors, {conv: 0, positions: 2, "visual.trunk.norm.weight": 0})
     dim = _shape(tensors, "text.text_projection.weight", 2)[0]
-    _agree({"embed_dim": dim}, model_cfg, "")
+    _agree({"embed_dim": (dim, "text.text_projection.weight")}, model_cfg, "")
     heads = (model_cfg.get("timm_tiny_overrides") or {}).get("num_heads")
     if heads is None:
-        heads = width // vision["head_width"] if "head_width" in vision else _SIGLIP_HEADS.get(width, width // 64)
-    tower = vision.get("timm_model_name") or siglip_tower(width, patch, patch * grid) or ""
+        heads = (
+            width // max(vision["head_width"], 1) if "head_width" in vision else _SIGLIP_HEADS.get(width, width // 64)
+        )
+    published = f"vit_{_SIGLIP_SIZES.get(width)}_patch{patch}_siglip_{patch * grid}"
+    tower = vision.get("timm_model_name") or published
     text_config = _text_settings(tensors, "text.", text, quick, 1e-5 if text else 1e-6)
     if not text and text_config["vocab_size"] == _SIGLIP2_TOKENS:
         text_config["hidden_act"] = "gelu_pytorch_tanh"
@@ -359,8 +394,8 @@ def _siglip_settings(tensors: Tensors, model_cfg: Mapping[str, Any], quick: bool
         },
         "vision_config": {
             "hidden_size": width,
-            "intermediate_size": _shape(tensors, "visual.trunk.blocks.0.mlp.fc1.weight", 2)[0],
-            "num_hidden_layers": _layers(tensors, r"visual\.trunk\.blocks"),
+            "intermediate_size": _inner_width(tensors, f"{blocks}.0.mlp.fc1", f"{blocks}.0.mlp.fc2"),
+            "num_hidden_layers": _layers(tensors, re.escape(blocks)),
             "num_attention_heads": _heads(width, heads, "image", "vision_cfg.head_width"),
             "num_channels": channels,
             "image_size": _image_size(vision, patch, grid),
@@ -369,12 +404,6 @@ def _siglip_settings(tensors: Tensors, model_cfg: Mapping[str, Any], quick: bool
             "layer_norm_eps": model_cfg.get("layer_norm_eps", 1e-6),
         },
     }
-
-
-def siglip_tower(width: int, patch: int, image_size: int) -> str | None:
-    """timm's name of the published SigLIP tower of these sizes; None where there is none of this width."""
-    size = SIGLIP_SIZES.get(width)
-    return f"vit_{size}_patch{patch}_siglip_{image_size}" if size else None
 
 
 def _image_size(vision: Mapping[str, Any], patch: int, grid: int) -> int:
