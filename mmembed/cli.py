@@ -26,6 +26,7 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("mmembed.jobs.train", "main", "fine-tune an embedding model"),
     "convert": Verb("mmembed.jobs.convert", "main", "convert an original checkpoint to a model folder"),
+    "status": Verb("mmembed.jobs.status", "main", "show how far a run is: stages, step, rate, time left, last metrics"),
     "catalogue": Verb("mmembed.jobs.catalogue", "main", "write a drawn demonstration catalogue to a folder"),
     "env": Verb("mmembed.jobs.env", "main", "print the versions that a bug report needs"),
 }

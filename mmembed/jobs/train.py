@@ -38,6 +38,11 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(
         TrainOptions, argv, passthrough=_arguments_class, prog="mmembed train", description=TrainOptions.__doc__ or ""
     )
+    if options.stages is not None:
+        from mmembed.jobs.train_stages import train_stages
+
+        train_stages(options)
+        return 0
     run(options)
     return 0
 
@@ -51,6 +56,22 @@ def run(options: TrainOptions) -> dict[str, Any]:
     Returns:
         The metrics, as they stand in `metrics.json`.
     """
+    from mmembed.losses.building import loss_row
+    from mmembed.training.run_lock import hold_run, release_run
+
+    args = _training_arguments(options)
+    with as_option_errors():
+        loss_row(args.loss)
+        augmentation = _augmentation(options)
+    if args.process_index == 0:
+        hold_run(str(args.output_dir))
+    try:
+        return _run(options, args, augmentation)
+    finally:
+        release_run(str(args.output_dir))
+
+
+def _run(options: TrainOptions, args: EmbeddingTrainingArguments, augmentation: Any) -> dict[str, Any]:
     from transformers import set_seed
 
     from mmembed.data.training_pairs import TrainingPairs
@@ -58,17 +79,13 @@ def run(options: TrainOptions) -> dict[str, Any]:
     from mmembed.jobs.catalogue_references import catalogue_references, near_twins
     from mmembed.jobs.model_choice import choose_model, load_named, stored_image_features, stored_text_features
     from mmembed.jobs.training_data import load_run_data
-    from mmembed.losses.building import loss_row
     from mmembed.training.lora import merge_lora
+    from mmembed.training.run_progress import PROGRESS, ProgressFile
     from mmembed.training.trainer import EmbeddingTrainer
 
-    # 1. parse
-    args = _training_arguments(options)
+    # 1. begin
     out = Path(str(args.output_dir))
     main_process = args.process_index == 0
-    with as_option_errors():
-        loss_row(args.loss)
-        augmentation = _augmentation(options)
     set_seed(args.seed)
 
     # 2. read and check
@@ -111,6 +128,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
             image_features=stored,
             text_features=stored_texts,
             guide=guide,
+            callbacks=[ProgressFile(out / PROGRESS)],
         )
     if main_process:
         save_config(out / "config.yaml", _config(options, args))

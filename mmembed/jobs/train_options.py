@@ -61,6 +61,11 @@ class TrainOptions:
     features_dir: str | None = _option(None, "where features are kept; null: in output_dir")
     image_feature_views: int = _option(1, "views stored of each image: 1 as it is, 2 also its mirror image")
 
+    # stages
+    stages: str | None = _option(
+        None, "YAML file of stages, each trained from the best model of the one before; see recipes/chinese_clip"
+    )
+
     # what comes out
     output_dir: str | None = _option(None, "folder of the run; null: runs/train, or the next free runs/train-N")
     resume: bool = _option(True, "go on from the newest whole checkpoint in output_dir")
