@@ -21,7 +21,6 @@ from sentence_transformers.util import dot_score, pairwise_cos_sim
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from mmembed.losses.building import build_loss
 from mmembed.losses.candidates import CandidateRankingLoss, ScoreDistillationLoss
 from mmembed.losses.ranking import MaskedRankingLoss
 from mmembed.models.loading import load_model
@@ -264,9 +263,8 @@ def test_flag_embeddings_losses_that_sentence_transformers_has(recorded) -> None
 )
 def test_flag_embeddings_other_losses(recorded, name: str, arguments: dict, recorded_name: str) -> None:
     model, batch = recorded
-    loss = build_loss(
-        name, model, {"temperature": batch["temperature"], **arguments}, mask_false_negatives=False,
-        num_negatives=batch["group_size"] - 1,
-    )  # fmt: skip
+    loss = {"CandidateRankingLoss": CandidateRankingLoss, "ScoreDistillationLoss": ScoreDistillationLoss}[name](
+        model, temperature=batch["temperature"], **arguments
+    )
     labels = batch["teacher"] if name == "ScoreDistillationLoss" else None
     assert value_of(loss, batch, labels) == pytest.approx(batch["outputs"][recorded_name].item(), abs=1e-4)
