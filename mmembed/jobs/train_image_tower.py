@@ -1,0 +1,373 @@
+"""Train an image tower: read photos of the same things, classify them by angle, measure whether a photo finds its others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mmembed.jobs.option_errors import as_option_errors, check_names
+from mmembed.jobs.options import OptionsError, apply_extra, parse_options, save_config
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+
+    from mmembed.evaluation.ranking import Ranking
+    from mmembed.jobs.photo_groups import PhotoData
+    from mmembed.losses.arcface import ArcFaceLoss
+
+ARCFACE = "ArcFaceLoss"
+HEAD = "arcface_head.safetensors"
+# What a run without any data does: the small tower and the training of the drawn catalogue.
+_MODEL: dict[str, Any] = {"image_size": 64, "embedding_dim": 128}
+_AUGMENTATION: dict[str, Any] = {"crop": [0.75, 1.0], "flip": 0.5, "colour": 0.1}
+_TRAINING: dict[str, Any] = {
+    "num_train_epochs": 20.0,
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 128,
+    "learning_rate": 2e-3,
+    "warmup_steps": 0.1,
+    "lr_scheduler_type": "cosine",
+    "weight_decay": 0.05,
+    "loss_arguments": {"scale": 20.0, "margin": 0.3, "start": 0.0, "growth": 0.5},
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "logging_steps": 50,
+}
+
+
+def _option(default: Any, help: str) -> Any:
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class ImageTowerOptions:
+    """Where the photos are, what the tower is, and what to measure. All training arguments are options as well.
+
+    Without `items` the photos of the drawn catalogue are used, without `model` and `backbone` a small ResNet. `loss_arguments`
+    are those of ArcFaceLoss, or of another loss that `loss` names.
+    """
+
+    allow_extra: ClassVar[bool] = True
+
+    # data
+    items: str | None = _option(
+        None, "ITEMS, a row a photo: .jsonl, .csv, .tsv, .parquet or a saved dataset; null: the drawn catalogue"
+    )
+    id_column: str = _option("id", "column with the unique id")
+    image_column: str = _option("image", "column with the image: a path below image_root, or bytes")
+    group_column: str = _option("group", "column that says which photos show the same thing: the classes")
+    image_root: str | None = _option(None, "folder that images may be read from; null: the items file's own folder")
+    split_column: str | None = _option("split", "column with train, validation, test or empty; used where it exists")
+    split_by: str = _option("group", "column that keeps rows together, where there is no split_column")
+    split_salt: str = _option("split", "salt of the split's hash")
+    test_percent: int = _option(20, "share of groups held out for the figures before and after")
+    validation_percent: int = _option(0, "share of groups for evaluation during training")
+    allow_leakage: bool = _option(False, "train although test photos or groups stand in the training part")
+    on_bad_image: Literal["error", "skip", "replace"] = _option("error", "what to do with an image that cannot be read")
+    max_bad_fraction: float = _option(0.01, "share of bad images above which the run stops")
+    catalogue: dict[str, Any] = _option({}, "arguments of the drawn catalogue: products, photos, size, seed")
+
+    # model
+    model: str | None = _option(None, "image tower to train on: a folder, a Hub name, or package:NAME/FOLDER")
+    backbone: str | None = _option(None, "vision model under a new tower: a folder or Hub name; timm/NAME needs timm")
+    model_arguments: dict[str, Any] = _option({}, "pooling, neck and sizes of a new tower, see ImageTowerConfig")
+    adaptive_margin: bool = _option(False, "give the classes with fewer photos larger margins, see ArcFaceLoss")
+    augmentation: dict[str, Any] = _option({}, "arguments of Augmentation: crop, flip, colour, rotation, erasing")
+
+    # what comes out
+    output_dir: str | None = _option(None, "folder of the run; null: runs/image_tower, or the next free one")
+    resume: bool = _option(True, "go on from the newest whole checkpoint in output_dir")
+    ks: list[int] = _option([1, 5, 10], "cut-offs of recall")
+    bootstrap_samples: int = _option(2000, "resamples of the 95 % intervals")
+    license: str | None = _option(None, "licence of the model, for the model card")
+
+    extra: dict[str, Any] = field(default_factory=dict, init=False)
+    sources: dict[str, str] = field(default_factory=dict, init=False)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the job.
+
+    Args:
+        argv: The words of the command line.
+
+    Returns:
+        0 when the tower is trained, measured and saved.
+
+    Raises:
+        OptionsError: If an option is unknown or of the wrong type.
+    """
+    options = parse_options(
+        ImageTowerOptions,
+        argv,
+        passthrough=_arguments_class,
+        prog="mmembed train-image-tower",
+        description=ImageTowerOptions.__doc__ or "",
+    )
+    run(options)
+    return 0
+
+
+def run(options: ImageTowerOptions) -> dict[str, Any]:
+    """Train a tower and show what it gained.
+
+    Args:
+        options: What to train on, what to train and how; training arguments stand in `extra`.
+
+    Returns:
+        The metrics, as they stand in `metrics.json`.
+    """
+    from transformers import set_seed
+
+    from mmembed.data.augment import Augmentation
+    from mmembed.data.training_pairs import TrainingPairs
+    from mmembed.jobs import run_report
+    from mmembed.jobs.photo_groups import load_photos, photo_pairs
+    from mmembed.losses.arcface import MarginGrowth
+    from mmembed.losses.building import loss_row
+    from mmembed.training.lora import merge_lora
+    from mmembed.training.trainer import EmbeddingTrainer
+
+    # 1. parse
+    args = _training_arguments(options)
+    out, main_process = Path(str(args.output_dir)), args.process_index == 0
+    with as_option_errors():
+        if args.loss != ARCFACE:
+            loss_row(args.loss)
+        check_names("augmentation", options.augmentation, Augmentation)
+        given = {**(_AUGMENTATION if options.items is None else {}), **options.augmentation}
+        augmentation = Augmentation(**given) if given else None
+    set_seed(args.seed)
+
+    # 2. read and check
+    with args.main_process_first(desc="reading the photos"):
+        data = load_photos(options, record_to=out / "bad_samples.jsonl", show_progress_bar=not args.disable_tqdm)
+    train, validation, test = (data.parts.get(name) for name in ("train", "validation", "test"))
+    if train is None or test is None or not len(photo_pairs(test, lonely=False)):
+        raise OptionsError("no group of the test part has two photos; give a split column or a larger test_percent")
+    if validation is None and args.eval_strategy != "no":
+        raise OptionsError("eval_strategy asks for evaluation, but there is no validation part; see validation_percent")
+
+    # 3. model
+    model = _tower(options)
+    with as_option_errors():
+        loss = _arcface(model, train, options, args) if args.loss == ARCFACE else None
+
+    # 4. measure before
+    rankings = {"before": _rank(model, test, args, data)} if main_process else {}
+
+    # 5. train: each row shows a photo and another of the same thing, and both are classified
+    with as_option_errors():
+        trainer = EmbeddingTrainer(
+            model=model,
+            args=args,
+            train_data=TrainingPairs(
+                train,
+                train,
+                photo_pairs(train, lonely=True),
+                query_use="image",
+                document_use="image",
+                show_progress_bar=False,
+            ),
+            loss=loss,
+            evaluator=_evaluator(validation, options, args, data) if validation is not None else None,
+            reader=data.reader,
+            augmentation=augmentation,
+        )
+    if loss is not None:
+        trainer.add_callback(MarginGrowth(loss))
+    if main_process:
+        save_config(out / "config.yaml", _config(options, args))
+    trainer.train(resume_from_checkpoint=True if options.resume else None)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    if not main_process:
+        return {}
+
+    # 6. measure after
+    if args.lora is not None:
+        merge_lora(model)
+    rankings["after"] = _rank(model, test, args, data)
+    sampling = {"samples": options.bootstrap_samples, "seed": args.seed}
+    measured = {stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()}
+    measured["gain"] = run_report.gains(rankings["before"], rankings["after"], **sampling)
+    measured["data"] = {
+        **{f"{name} photos": len(part) for name, part in data.parts.items()},
+        "training groups": len(set(train["group"][:])),
+        "bad images": len(data.bad_images),
+        "shared between parts": len(data.leaks),
+    }
+
+    # 7. save
+    run_report.save_model(model, out / "model")
+    if loss is not None:
+        _save_head(loss, train, out / "model" / HEAD)
+    run_report.write_json(out / "metrics.json", measured)
+    _write_card(out, model, measured, options, args)
+    rows = {stage: measured[stage] for stage in ("before", "after")}
+    sys.stdout.write(
+        f"\n{run_report.results_table(rows, options.ks)}\n\n"
+        f"metrics        {out / 'metrics.json'}\nmodel          {out / 'model'}\n"
+    )
+    return measured
+
+
+def _arguments_class() -> type:
+    from mmembed.training.arguments import EmbeddingTrainingArguments
+
+    return EmbeddingTrainingArguments
+
+
+def _training_arguments(options: ImageTowerOptions) -> Any:
+    import torch
+
+    kind = _arguments_class()
+    known = [one.name for one in dataclasses.fields(ImageTowerOptions)]
+    given = apply_extra(kind, options.extra, options.sources, known=known)
+    if options.items is None:
+        own = dict(_TRAINING)
+        if given.get("loss", ARCFACE) != ARCFACE:
+            del own["loss_arguments"]
+        given = {**own, **given}
+    given.setdefault("loss", ARCFACE)
+    given.setdefault("use_cpu", not torch.cuda.is_available())
+    if given["loss"] == ARCFACE:  # one thing may well show twice in a batch of classes
+        given.setdefault("batch_sampler", "batch_sampler")
+    given["output_dir"] = str(options.output_dir or _free_output_dir(Path("runs") / "image_tower"))
+    with as_option_errors():
+        return kind(**given)
+
+
+def _free_output_dir(wanted: Path) -> Path:
+    """The wanted folder, or the next number where a finished run is already kept."""
+    candidate, number = wanted, 2
+    while (candidate / "metrics.json").exists():
+        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return candidate
+
+
+def _tower(options: ImageTowerOptions) -> SentenceTransformer:
+    from mmembed.jobs.model_choice import load_named, resolve_name
+    from mmembed.models import ImageTowerConfig
+    from mmembed.models.image_tower.building import build_image_tower, image_tower_from_backbone
+
+    if options.model is not None:
+        if options.backbone or options.model_arguments:
+            raise OptionsError("give model, or backbone and model_arguments for a new tower, not both")
+        return load_named(options.model)
+    kind = image_tower_from_backbone if options.backbone else build_image_tower
+    check_names("model_arguments", options.model_arguments, kind, ImageTowerConfig)
+    with as_option_errors():
+        if options.backbone:
+            return image_tower_from_backbone(resolve_name(options.backbone), **options.model_arguments)
+        return build_image_tower(**{**(_MODEL if options.items is None else {}), **options.model_arguments})
+
+
+def _arcface(model: SentenceTransformer, train: Dataset, options: ImageTowerOptions, args: Any) -> ArcFaceLoss:
+    from mmembed.data.keys import group_key
+    from mmembed.losses.arcface import ArcFaceLoss
+
+    if not args.mask_false_negatives:
+        raise OptionsError("mask_false_negatives=False keeps the groups from ArcFaceLoss, which learns by them")
+    taken = {"model", "num_classes", "dim", "class_keys", "class_counts"} & set(args.loss_arguments)
+    if taken:
+        raise OptionsError(f"loss_arguments has {sorted(taken)[0]!r}, which the data tells; see adaptive_margin")
+    check_names("loss_arguments", args.loss_arguments, ArcFaceLoss)
+    counts = Counter(train["group"][:])
+    groups = sorted(counts)
+    return ArcFaceLoss(
+        model,
+        num_classes=len(groups),
+        class_keys=[group_key(group) for group in groups],
+        class_counts=[counts[group] for group in groups] if options.adaptive_margin else None,
+        **{"seed": args.seed, **args.loss_arguments},
+    )
+
+
+def _save_head(loss: ArcFaceLoss, train: Dataset, path: Path) -> None:
+    """The class centres, with the group that each stands for."""
+    from safetensors.torch import save_file
+
+    about = {"groups": sorted(set(train["group"][:])), "sub_centres": loss.sub_centres}
+    save_file({"weight": loss.weight.detach().cpu().contiguous()}, path, {"settings": json.dumps(about)})
+
+
+def _rank(model: SentenceTransformer, photos: Dataset, args: Any, data: PhotoData) -> dict[str, Ranking]:
+    from mmembed.evaluation.ranking import rank_retrieval
+    from mmembed.jobs.photo_groups import photo_pairs
+
+    return rank_retrieval(
+        model,
+        photos,
+        photos,
+        photo_pairs(photos, lonely=False),
+        query_use="image",
+        document_use="image",
+        directions="forward",
+        exclude_same_id=True,
+        batch_size=args.eval_batch_size,
+        reader=data.reader,
+        show_progress_bar=not args.disable_tqdm,
+    )
+
+
+def _evaluator(photos: Dataset, options: ImageTowerOptions, args: Any, data: PhotoData) -> Any:
+    from mmembed.evaluation.retrieval_evaluator import RetrievalEvaluator
+    from mmembed.jobs.photo_groups import photo_pairs
+
+    return RetrievalEvaluator(
+        photos,
+        photos,
+        photo_pairs(photos, lonely=False),
+        name="validation",
+        query_use="image",
+        document_use="image",
+        directions="forward",
+        exclude_same_id=True,
+        ks=options.ks,
+        batch_size=args.eval_batch_size,
+        reader=data.reader,
+    )
+
+
+def _write_card(
+    out: Path, model: SentenceTransformer, measured: dict[str, Any], options: ImageTowerOptions, args: Any
+) -> None:
+    from mmembed.export.card import CardFacts, write_card
+
+    shown = (
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "learning_rate",
+        "lr_scheduler_type",
+        "weight_decay",
+        "seed",
+    )
+    facts = CardFacts(
+        name=out.name,
+        inputs=["image"],
+        dimensions=model.get_embedding_dimension(),
+        base_model=options.model or options.backbone,
+        license=options.license,
+        training_data={**measured["data"], "source": Path(options.items).name if options.items else "drawn catalogue"},
+        losses=[f"{args.loss} {json.dumps(args.loss_arguments, sort_keys=True)}"],
+        hyper_parameters={**{name: str(getattr(args, name)) for name in shown}, "world size": args.world_size},
+        results={stage: measured[stage] for stage in ("before", "after")},
+        gains=measured["gain"],
+    )
+    write_card(out / "model", facts)
+
+
+def _config(options: ImageTowerOptions, args: Any) -> dict[str, Any]:
+    own = {one.name: getattr(options, one.name) for one in dataclasses.fields(options) if one.init}
+    given = {name: getattr(args, name) for name in sorted({*options.extra, "seed", "loss"}) if hasattr(args, name)}
+    return {**own, **given, "output_dir": str(args.output_dir)}
