@@ -71,12 +71,13 @@ def read_stage_file(given: TrainOptions) -> ChainPlan:
     faults: list[str] = []
     for key in file.values:
         if key not in _TOP:
-            near = nearest(key, [*_TOP, *_train_hints()])
-            hint = f"; did you mean {near!r}?" if near in _TOP else ""
-            hint = hint or (
-                "; options of every stage stand under `defaults`" if near == key else f"; it has {', '.join(_TOP)}"
+            near = nearest(key, _TOP)
+            hint = (
+                f"did you mean {near!r}?"
+                if near
+                else f"it has {', '.join(_TOP)}; a stage's options stand in `defaults`"
             )
-            faults.append(f"line {file.lines[key]}: unknown key {key!r}{hint}")
+            faults.append(f"line {file.lines[key]}: unknown key {key!r}; {hint}")
     defaults = _mapping(file.values.get("defaults"), "defaults", faults)
     overrides = _overrides(given)
     for key in RUN_OPTIONS:
@@ -113,7 +114,6 @@ _USES = ("query_use", "document_use")
 def _stage(
     number: int, written: dict[str, Any], defaults: dict[str, Any], overrides: dict[str, Any], faults: list[str]
 ) -> StagePlan | None:
-    before = len(faults)
     name = written.get("name")
     where = f"stage {str(name)!r}" if name else f"stages[{number}]"
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name == "base":
@@ -136,8 +136,6 @@ def _stage(
         except WrongTypeError as error:
             faults.append(f"{where}: {key}: {error}")
     options = _options(both, where, faults, more=stage_hints)
-    if len(faults) > before or options is None:
-        return None
     stage = StageOptions(**stage_values)
     _check_stage(stage, number, where, faults)
     sources = _sources(stage, options, where, faults)
@@ -199,7 +197,7 @@ def _source(
     return Source(str(name), own, weight)
 
 
-def _options(values: dict[str, Any], where: str, faults: list[str], more: Mapping[str, Any]) -> TrainOptions | None:
+def _options(values: dict[str, Any], where: str, faults: list[str], more: Mapping[str, Any]) -> TrainOptions:
     """TrainOptions of a mapping; what they do not name are training arguments, checked and kept as they are written."""
     from mmembed.training.arguments import EmbeddingTrainingArguments
 
