@@ -34,7 +34,7 @@ _WORDS, _POSITIONS = "bge_embeddings.word_embeddings.weight", "bge_embeddings.po
 
 RULES = [
     # the text encoder, whose names are those of transformers
-    Rule(r"bge_embeddings\.position_ids", reason="0, 1, 2, …, not a weight"),
+    Rule(r"bge_embeddings\.(?:position_ids|token_type_ids)", reason="0, 1, 2, … or zeros, not a weight"),
     Rule(r"bge_embeddings\.(.+)", r"text_model.embeddings.\1"),
     Rule(r"bge_encoder\.(.+)", r"text_model.encoder.\1"),
     Rule(r"bge_pooler\..+", reason="BERT's pooler, which Visualized-BGE never reads: it pools the hidden states"),
