@@ -50,7 +50,7 @@ def load_photos(options: ImageTowerOptions, *, record_to: Path, show_progress_ba
         The parts and the reader of their images.
 
     Raises:
-        DataError: If a photo has no group or no image, no part trains, or test photos stand in the training part.
+        DataError: If a row has no image or no group, no part trains, or test photos stand in the training part.
         ImageError: If images cannot be read and `on_bad_image` says to stop.
     """
     where = options.items or "catalogue"
@@ -69,15 +69,15 @@ def load_photos(options: ImageTowerOptions, *, record_to: Path, show_progress_ba
             group_column=options.group_column,
             image_root=options.image_root,
         )
-    for name, what in (("image", "photo to learn from"), ("group", "group that says what it shows")):
-        bare = [row for row, value in enumerate(photos.with_format("arrow")[name].to_pylist()) if value is None]
-        if bare:
-            raise DataError(
-                f"{len(bare)} rows have no {what}, first {photos[bare[0]]['id']!r}; fill it in or leave them out",
-                file=where,
-                row=bare[0],
-                field=name,
-            )
+    bare = [row for row, group in enumerate(photos["group"][:]) if group is None]
+    if bare:
+        raise DataError(
+            f"{len(bare)} rows have no group that says what they show, first {photos[bare[0]]['id']!r}; fill it in or leave "
+            "them out",
+            file=where,
+            row=bare[0],
+            field="group",
+        )
     reader = ImageReader(ImagePolicy(root=root), on_bad="replace" if options.on_bad_image == "replace" else "error")
     if options.items is not None:  # drawn images are whole
         scan = scan_images(
