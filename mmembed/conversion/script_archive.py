@@ -32,8 +32,9 @@ _REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2")
 _ARGUMENTS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-# Modules within modules, and modules in all: an archive may name one module twice, and each again, without end.
-_DEEPEST, _MOST = 64, 100_000
+# Modules within modules, modules in all, and letters of a name: an archive may name one module twice, and each again,
+# without end.
+_DEEPEST, _MOST, _LONGEST = 64, 100_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,10 @@ class _Walk:
         return items
 
     def _to_mark(self) -> tuple[Any, ...]:
-        at = max(number for number, item in enumerate(self.stack) if item is _MARK)
-        items = tuple(self.stack[at + 1 :])
-        del self.stack[at:]
-        return items
+        items = []
+        while (item := self.stack.pop()) is not _MARK:
+            items.append(item)
+        return tuple(reversed(items))
 
     def _storage(self, reference: Any) -> torch.Tensor:
         _, kind, key, _, count = _of(reference, tuple)
@@ -171,7 +172,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> torch.Tensor:
 
 
 def _member(archive: zipfile.ZipFile, name: str, size: int | None = None) -> bytes:
-    """The bytes of a member, which PyTorch never compresses: what is read is no larger than the file."""
+    """The bytes of a member with values, which torch never compresses: what is read is no larger than the file."""
     member = archive.getinfo(name)
     if member.compress_type != zipfile.ZIP_STORED or (size is not None and member.file_size != size):
         raise pickle.UnpicklingError(f"{name} is compressed, or of another size than its tensors")
@@ -205,7 +206,11 @@ def read_script_archive(archive: zipfile.ZipFile) -> dict[str, torch.Tensor]:
     roots = [name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise pickle.UnpicklingError(f"it has {len(roots)} data.pkl, expected one")
-    if sum(member.file_size for member in archive.infolist()) > os.path.getsize(str(archive.filename)):
+    # Entries may point to the same bytes. Of the code, which is not read, torch compresses some.
+    parts = [
+        part for part in archive.infolist() if part.filename.startswith((f"{roots[0]}/data/", f"{roots[0]}/data.pkl"))
+    ]
+    if sum(part.file_size for part in parts) > os.path.getsize(str(archive.filename)):
         raise pickle.UnpicklingError("its parts are larger than the file")
     tensors: dict[str, torch.Tensor] = {}
     below = [("", _Walk(archive, roots[0]).run(), 0)]
@@ -216,6 +221,8 @@ def read_script_archive(archive: zipfile.ZipFile) -> dict[str, torch.Tensor]:
         if depth > _DEEPEST or met > _MOST:
             raise pickle.UnpicklingError("its modules contain each other")
         for name, value in module.attributes.items() if isinstance(module, _Object) else ():
+            if isinstance(value, (torch.Tensor, _Object)) and len(prefix) + len(_of(name, str)) > _LONGEST:
+                raise pickle.UnpicklingError(f"a name has more than {_LONGEST} letters")
             if isinstance(value, torch.Tensor):
                 tensors[f"{prefix}{name}"] = value
             elif isinstance(value, _Object):
