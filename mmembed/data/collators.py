@@ -45,12 +45,12 @@ class PairCollator:
         epoch: int64 tensor of shape (1,) in shared memory with the number of the running epoch.
         augmentation: Applied to each image; None in evaluation.
         prompts: Column name → text put before that column's texts ("positive" also serves the negatives).
-        labels: What the loss reads as labels: "keys", "score" or None.
+        labels: What the loss reads as labels: "keys", "score", "scores" (one a document) or None.
         image_features: Stored activations to hand to the model instead of pixels.
         text_features: Stored features to hand to the model beside the tokens, so that its text tower is not run.
 
-    Returns (on call): `{column}_{feature}` tensors, `label` (int64 (batch, columns, 3) keys or float (batch,) scores) and
-    `rows`, int64 (batch,), the row numbers.
+    Returns (on call): `{column}_{feature}` tensors, `label` (int64 (batch, columns, 3) keys, float (batch,) or (batch, documents)
+    scores) and `rows`, int64 (batch,), the row numbers.
 
     Example:
         >>> items = Dataset.from_dict({"id": ["a"], "text": ["red"], "image": [None], "group": ["1"]})
@@ -105,7 +105,7 @@ class PairCollator:
         if self.labels == "keys":
             keys = [self.data.row_keys(number, seed=self.seed, epoch=epoch) for number in numbers]
             batch["label"] = torch.stack([torch.from_numpy(key) for key in keys])
-        elif self.labels == "score":
+        elif self.labels in ("score", "scores"):
             batch["label"] = torch.tensor([score for _, _, score in drawn], dtype=torch.float32)
         return batch
 

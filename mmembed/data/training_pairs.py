@@ -29,6 +29,7 @@ class TrainingPairs:
         document_use: The same for documents.
         num_negatives: Hard negatives a row carries; a row with fewer distinct ones repeats them.
         scored: Draw one document among positives and negatives and carry its score (for losses over scores).
+        teacher_scores: Carry the scores of a row's positive and negatives (for losses that learn from a teacher).
         show_progress_bar: Show a bar while image files are hashed.
 
     Raises:
@@ -49,6 +50,7 @@ class TrainingPairs:
     document_use: Use = "image"
     num_negatives: int = 0
     scored: bool = False
+    teacher_scores: bool = False
     show_progress_bar: bool = True
     query_keys: np.ndarray = field(init=False, repr=False)
     document_keys: np.ndarray = field(init=False, repr=False)
@@ -62,6 +64,8 @@ class TrainingPairs:
                 f"num_negatives={self.num_negatives}; it must be at least 0, and 0 where rows are scored: there one "
                 "document is drawn among positives and negatives."
             )
+        if self.scored and self.teacher_scores:
+            raise ValueError("scored carries one score a row, teacher_scores one a document; choose one of them.")
         if self.pairs is None:
             self.pairs = _paired_with_itself(self.queries)
         self.pairs = validate_pairs(self.pairs, self.queries, self.documents)
@@ -76,7 +80,7 @@ class TrainingPairs:
         columns = self.pairs.column_names
         self.prompts: list[str | None] | None = _values(self.pairs, "prompt") if "prompt" in columns else None
         self._check_negatives()
-        self._scores = self._read_scores(columns) if self.scored else None
+        self._scores = self._read_scores(columns) if self.scored or self.teacher_scores else None
         self._check_use("query", self.queries, self.query_use, set(self._query_rows.tolist()))
         used = {row for rows in (*self._positives, *self._negatives) for row in rows}
         self._check_use("document", self.documents, self.document_use, used)
@@ -94,8 +98,8 @@ class TrainingPairs:
         """The names of a batch's columns: query, positive, negative_1, …"""
         return ["query", "positive", *(f"negative_{i + 1}" for i in range(self.num_negatives))]
 
-    def draw(self, row: int, *, seed: int, epoch: int) -> tuple[int, list[int], float | None]:
-        """The query's row, the rows of its documents (positive first) and its score, for one epoch.
+    def draw(self, row: int, *, seed: int, epoch: int) -> tuple[int, list[int], float | list[float] | None]:
+        """The query's row, the rows of its documents (positive first) and its score or theirs, for one epoch.
 
         Args:
             row: Row of the pairs table.
@@ -103,22 +107,25 @@ class TrainingPairs:
             epoch: The epoch, from 0.
 
         Returns:
-            Query row, document rows of length 1 + num_negatives, and the score where `scored`, else None.
+            Query row, document rows of length 1 + num_negatives, and the score where `scored`, as many scores as documents
+            where `teacher_scores`, else None.
         """
         query, id = int(self._query_rows[row]), self.ids[row]
-        if self._scores is not None:
+        if self._scores is not None and self.scored:
             candidates = self._positives[row] + self._negatives[row]
             chosen = pick(len(candidates), seed=seed, epoch=epoch, id=id, salt="scored")
             return query, [candidates[chosen]], self._scores[row][chosen]
         positives = self._positives[row]
-        positive = positives[pick(len(positives), seed=seed, epoch=epoch, id=id, salt="positive")]
-        documents = [positive]
+        # places among positives and negatives, in which the scores stand too
+        places = [pick(len(positives), seed=seed, epoch=epoch, id=id, salt="positive")]
         if self.num_negatives:
             negatives = self._negatives[row]
             start = pick(2**32, seed=seed, epoch=epoch, id=id, salt="negatives")
             order = permutation(len(negatives), seed=start, epoch=epoch)
-            documents += [negatives[order[i % len(order)]] for i in range(self.num_negatives)]
-        return query, documents, None
+            places += [len(positives) + order[i % len(order)] for i in range(self.num_negatives)]
+        both = positives + self._negatives[row]
+        scores = None if self._scores is None else [self._scores[row][place] for place in places]
+        return query, [both[place] for place in places], scores
 
     def draw_use(self, column: str, row: int, *, seed: int, epoch: int) -> Use:
         """What of an item is encoded this epoch: its column's use, drawn where that is "any"."""
@@ -135,7 +142,7 @@ class TrainingPairs:
 
     def pair_keys(self, *, seed: int, epoch: int) -> np.ndarray:
         """int64 (n, 6): keys of each row's query and drawn positive."""
-        if all(len(p) == 1 for p in self._positives) and self._scores is None:
+        if all(len(p) == 1 for p in self._positives) and not self.scored:
             drawn = np.array([p[0] for p in self._positives])
         else:
             drawn = np.array([self.draw(row, seed=seed, epoch=epoch)[1][0] for row in range(len(self))])

@@ -135,8 +135,9 @@ class ChainData:
     def _source_pairs(self, source: Source, plan: StagePlan, args: Any) -> TrainingPairs:
         from mmembed.data.training_pairs import TrainingPairs
 
-        options, scored = plan.options, args.loss == "CoSENTLoss"
-        key = f"{source.name} {options.query_use} {options.document_use} {options.num_negatives} {scored}"
+        options = plan.options
+        scores = {"scored": args.loss == "CoSENTLoss", "teacher_scores": args.loss == "ScoreDistillationLoss"}
+        key = f"{source.name} {options.query_use} {options.document_use} {options.num_negatives} {scores}"
         if key not in self._pairs:
             part = self.source(source).parts["train"]
             with _no_bars():
@@ -147,7 +148,7 @@ class ChainData:
                     query_use=options.query_use,
                     document_use=options.document_use,
                     num_negatives=options.num_negatives,
-                    scored=scored,
+                    **scores,
                     show_progress_bar=self.show,
                 )
         return self._pairs[key]

@@ -121,6 +121,7 @@ def _run(options: TrainOptions, args: EmbeddingTrainingArguments, augmentation: 
                 document_use=options.document_use,
                 num_negatives=options.num_negatives,
                 scored=args.loss == "CoSENTLoss",
+                teacher_scores=args.loss == "ScoreDistillationLoss",
             ),
             evaluator=_evaluator(validation, options, args, data, stored) if validation is not None else None,
             reader=data.reader,

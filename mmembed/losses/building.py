@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses as st_losses
 from torch import nn
 
-from mmembed.losses.candidates import CandidateRankingLoss
+from mmembed.losses.candidates import CandidateRankingLoss, ScoreDistillationLoss
 from mmembed.losses.ranking import CachedMaskedRankingLoss, MaskedRankingLoss
 
 
@@ -21,7 +21,8 @@ class LossRow(NamedTuple):
     Attributes:
         loss: The class that is built.
         negatives: How many negatives a row may have, (fewest, most); None for any number.
-        labels: What reaches the loss as labels: "keys" (for the mask), "score" or None.
+        labels: What reaches the loss as labels: "keys" (for the mask), "score" (one a row), "scores" (a teacher's, one for
+            each document of a row) or None.
         mask: Whether in-batch false negatives are masked; None where a batch has no in-batch negatives to mask.
         gather: Whether negatives can be gathered over processes.
         cached: Whether gradients are cached.
@@ -37,9 +38,10 @@ class LossRow(NamedTuple):
     why_no_mask: str = ""
 
 
+_SCORED = "its labels are the teacher's scores, which leave no room for the keys of the rows; set mask_false_negatives to false"
 _GUIDED = "its guide model already decides which in-batch negatives are false; set mask_false_negatives to false"
 
-#: name → what it supports. Names and arguments are those of sentence-transformers, but for the one that it lacks.
+#: name → what it supports. Names and arguments are those of sentence-transformers, but for the two that it lacks.
 LOSSES: dict[str, LossRow] = {
     "MultipleNegativesRankingLoss": LossRow(MaskedRankingLoss, (0, None), "keys", True, True, False),
     "CachedMultipleNegativesRankingLoss": LossRow(CachedMaskedRankingLoss, (0, None), "keys", True, True, True),
@@ -47,6 +49,7 @@ LOSSES: dict[str, LossRow] = {
     "CachedGISTEmbedLoss": LossRow(st_losses.CachedGISTEmbedLoss, (0, None), None, False, True, True, _GUIDED),
     "TripletLoss": LossRow(st_losses.TripletLoss, (1, 1), None, None, False, False),
     "CandidateRankingLoss": LossRow(CandidateRankingLoss, (1, None), None, None, False, False),
+    "ScoreDistillationLoss": LossRow(ScoreDistillationLoss, (1, None), "scores", False, True, False, _SCORED),
     "CoSENTLoss": LossRow(st_losses.CoSENTLoss, (0, 0), "score", None, False, False),
 }
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 from mmembed.models import OWN_MODEL_TYPES, DualEncoderProcessor
+from mmembed.models.flag_embedding import POOLINGS, recorded_pooling
 from mmembed.models.multimodal_transformer import MultimodalTransformer, adopt
 
 _FORWARD = {"method": "forward", "method_output_name": "pooler_output"}
@@ -41,8 +43,8 @@ def load_model(
     """A `SentenceTransformer` that reads rows of text, image and both, from a folder or a name on the Hub.
 
     What sentence-transformers saved keeps its modules. A plain transformers folder of a two-tower model becomes
-    [Transformer, Normalize]; of any other model [Transformer, Pooling, Normalize], pooled at the last token where the
-    model is a decoder and at the mean where it is not.
+    [Transformer, Normalize]; of any other model [Transformer, Pooling, Normalize], pooled as FlagEmbedding trained it
+    where the folder says so, else at the last token where the model is a decoder and at the mean where it is not.
 
     Args:
         name_or_path: CLIP, SigLIP, Chinese-CLIP, AltCLIP, MetaCLIP 2, BLIP, VisionTextDualEncoder, a vision-language
@@ -50,7 +52,8 @@ def load_model(
         device: Where the model is put; chosen by sentence-transformers when None.
         revision: Branch, tag or commit on the Hub.
         trust_remote_code: Run the code that a model brings.
-        pooling: Pooling of a plain transformers folder instead of the one above: "mean", "cls", "lasttoken", ...
+        pooling: Pooling of a plain transformers folder instead of the one above: "mean", "cls", "lasttoken" (or
+            "last_token"), ...
         model_kwargs: Arguments of `AutoModel.from_pretrained`. Weights that are not safetensors are pickles, which run
             code when read; they are refused unless `use_safetensors` is False here.
         processor_kwargs: Arguments of `AutoProcessor.from_pretrained`.
@@ -167,17 +170,23 @@ def _modules(
         if pooling is not None:
             raise ModelError(f"{name}: {config.model_type} pools its rows itself; leave pooling out.")
         return [module, Normalize()]
-    mode = pooling or ("lasttoken" if _is_decoder(module.config) else "mean")
-    return [module, Pooling(module.get_embedding_dimension(), pooling_mode=mode), Normalize()]
+    recorded = recorded_pooling(name) if os.path.isdir(name) else None
+    mode = pooling or recorded or ("lasttoken" if _is_decoder(module.config, module.model) else "mean")
+    return [module, Pooling(module.get_embedding_dimension(), pooling_mode=POOLINGS.get(mode, mode)), Normalize()]
 
 
-def _is_decoder(config: PretrainedConfig) -> bool:
+def _is_decoder(config: PretrainedConfig, model: nn.Module) -> bool:
     """Whether a token sees only those before it, so that the last one alone has read the whole row."""
     names = config.architectures or []
     text = config.get_text_config()
     if getattr(config, "is_causal", True) is False or getattr(text, "is_causal", True) is False:
         return False
-    return any(name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")) for name in names)
+    if any(name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")) for name in names):
+        return True
+    # Saved without its head, as FlagEmbedding does: then its attention tells.
+    return not hasattr(config, "vision_config") and any(
+        getattr(part, "is_causal", False) is True for part in model.modules()
+    )
 
 
 def _check_folder(name: str) -> None:

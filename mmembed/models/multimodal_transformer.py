@@ -59,13 +59,17 @@ class MultimodalTransformer(Transformer):
                 **self.processing_kwargs,
                 "text": {**self.processing_kwargs.get("text", {}), **fixed},
             }
-        if self.is_dual_encoder and limit is not None:
+        if self.tokenizer is not None and limit is None:
+            limit = getattr(self.config, "max_position_embeddings", None)
+        if self.tokenizer is not None and limit is not None and limit > 0:
             # A longer text would be looked up beyond the last position. RoBERTa's positions start after the padding's.
             embeddings = (getattr(module, "position_embeddings", None) for module in self.model.modules())
             offset = max(
                 (e.padding_idx + 1 for e in embeddings if getattr(e, "padding_idx", None) is not None), default=0
             )
-            self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, limit - offset)
+            # Rotary positions have no table that ends; there sentence-transformers' own limit holds.
+            if self.is_dual_encoder or offset:
+                self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, limit - offset)
 
     @property
     def is_dual_encoder(self) -> bool:

@@ -53,7 +53,8 @@ class PairMixture(TrainingPairs):
         self.sources = dict(sources)
         first = _check(self.sources, shares)
         self.query_use, self.document_use = first.query_use, first.document_use
-        self.num_negatives, self.scored, self.pairs, self.prompts = first.num_negatives, first.scored, None, None
+        self.num_negatives, self.scored, self.teacher_scores = first.num_negatives, first.scored, first.teacher_scores
+        self.pairs, self.prompts = None, None
         self.counts = _counts({name: shares[name] for name in sources}, rows or sum(map(len, sources.values())))
         together = list(self.sources.values())
         self.queries = concatenate_datasets([source.queries for source in together])
@@ -78,7 +79,7 @@ class PairMixture(TrainingPairs):
         rows = self._rows(seed, epoch)
         return [source.ids[row] for source, own in zip(self.sources.values(), rows) for row in own.tolist()]
 
-    def draw(self, row: int, *, seed: int, epoch: int) -> tuple[int, list[int], float | None]:
+    def draw(self, row: int, *, seed: int, epoch: int) -> tuple[int, list[int], float | list[float] | None]:
         number = int(np.searchsorted(self._slot_start, row, side="right")) - 1
         own = self._rows(seed, epoch)[number][row - self._slot_start[number]]
         query, documents, score = self._source(number).draw(int(own), seed=seed, epoch=epoch)
@@ -173,7 +174,7 @@ def _check(sources: Mapping[str, TrainingPairs], shares: Mapping[str, float]) ->
         raise ValueError(f"the share of {wrong[0]!r} is {shares[wrong[0]]}; it must be above 0.")
     first = next(iter(sources.values()))
     for name, source in sources.items():
-        for what in ("query_use", "document_use", "num_negatives", "scored"):
+        for what in ("query_use", "document_use", "num_negatives", "scored", "teacher_scores"):
             if getattr(source, what) != getattr(first, what):
                 raise ValueError(
                     f"{what} is {getattr(source, what)!r} in {name!r} and {getattr(first, what)!r} in another source; "

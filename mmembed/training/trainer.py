@@ -127,6 +127,8 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
             labels = "keys" if args.mask_false_negatives else None
         if labels == "score" and train_data is not None and not train_data.scored:
             raise ValueError(f"{args.loss} reads scores: build TrainingPairs with scored=True.")
+        if labels == "scores" and train_data is not None and not train_data.teacher_scores:
+            raise ValueError(f"{args.loss} reads a teacher's scores: build TrainingPairs with teacher_scores=True.")
         if args.layer_learning_rate_decay is not None:
             generated = layer_learning_rates(model, args.learning_rate, args.layer_learning_rate_decay)
             args.learning_rate_mapping = {**generated, **args.learning_rate_mapping}

@@ -148,7 +148,6 @@ def test_left_padding_is_right_where_the_original_is_wrong(original: Original) -
     assert (ours[padded] - quirk[padded]).abs().max() > 1e-2
 
 
-@pytest.mark.xfail(reason="DualEncoderProcessor rounds the long side, which torchvision cuts off")
 @pytest.mark.parametrize("number", ["", "2"])
 def test_pictures_are_prepared_as_by_the_original(original: Original, number: str) -> None:
     processor = DualEncoderProcessor(

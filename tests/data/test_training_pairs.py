@@ -50,6 +50,22 @@ def test_negatives_are_distinct_until_there_are_no_more() -> None:
     assert set(three) == {3, 4} and len(three) == 3
 
 
+def test_teacher_scores_stand_with_the_documents_drawn() -> None:
+    given = {"positive_scores": [[0.9, 0.8]], "negative_scores": [[0.2, 0.1]]}
+    data = build(pairs=pairs(**given), teacher_scores=True, num_negatives=2)
+    bare = build(num_negatives=2)
+    score_of = {1: 0.9, 2: 0.8, 3: 0.2, 4: 0.1}
+    seen = set()
+    for epoch in range(20):
+        query, documents, scores = data.draw(0, seed=0, epoch=epoch)
+        assert (query, documents, None) == bare.draw(0, seed=0, epoch=epoch)
+        assert scores == [score_of[document] for document in documents]
+        seen.add(tuple(documents))
+    assert len(seen) > 2
+    with pytest.raises(ValueError, match="choose one"):
+        build(pairs=pairs(**given), scored=True, teacher_scores=True)
+
+
 def test_scored_rows_carry_the_score_of_the_document_drawn() -> None:
     data = build(pairs=pairs(positive_scores=[[0.9, 0.8]], negative_scores=[[0.2, 0.1]]), scored=True)
     of = {1: 0.9, 2: 0.8, 3: 0.2, 4: 0.1}

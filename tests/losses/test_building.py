@@ -24,6 +24,7 @@ from tests.training.tiny_runs import training_pairs
 
 RANKING = ("MultipleNegativesRankingLoss", "CachedMultipleNegativesRankingLoss")
 GUIDED = ("GISTEmbedLoss", "CachedGISTEmbedLoss")
+OWN_CANDIDATES = ("CandidateRankingLoss", "ScoreDistillationLoss")
 CELLS = list(itertools.product(LOSSES, (0, 1, 2), (True, False), (True, False), (True, False), (True, False)))
 # Not a part of a text's or an image's own vector; or, for the bias of the keys, without influence on attention.
 STILL = re.compile(r"fusion|logit_scale|key\.bias")
@@ -33,10 +34,12 @@ def reasons(name: str, negatives: int, mask: bool, gather: bool, learnable: bool
     """Why a cell must be refused, written down apart from the table; empty where it must train."""
     found = []
     most = {"GISTEmbedLoss": 1, "TripletLoss": 1, "CoSENTLoss": 0}.get(name, 99)
-    if negatives > most or (name in ("TripletLoss", "CandidateRankingLoss") and negatives < 1):
+    if negatives > most or (name in ("TripletLoss", *OWN_CANDIDATES) and negatives < 1):
         found.append(rf"{name} takes .* negatives? a row, got num_negatives={negatives}")
     if mask and name in GUIDED:
         found.append("guide model already decides")
+    if mask and name == "ScoreDistillationLoss":
+        found.append("labels are the teacher's scores")
     if gather and name in ("TripletLoss", "CoSENTLoss", "CandidateRankingLoss"):
         found.append("compares no row with another")
     if learnable and name not in RANKING:
@@ -101,7 +104,10 @@ def test_cell(
     before = {n: p.detach().clone() for n, p in moving.items()}
     optimizer = torch.optim.SGD(moving.values(), lr=0.1)
     labels = {"keys": "keys" if mask else None}.get(loss_row(name).labels, loss_row(name).labels)
-    batch = batches[negatives, labels]
+    if labels == "scores":
+        batch = {**batches[negatives, None], "label": torch.linspace(1, 0, 4 * (1 + negatives)).view(4, -1)}
+    else:
+        batch = batches[negatives, labels]
     for _ in range(2):
         value = loss([dict(column) for column in columns(batch)], batch.get("label"))
         assert torch.isfinite(value)
@@ -116,6 +122,7 @@ def test_the_table_says_what_each_loss_is() -> None:
     assert {name for name, row in LOSSES.items() if row.cached} == {n for n in LOSSES if n.startswith("Cached")}
     assert {name for name, row in LOSSES.items() if row.mask} == set(RANKING)
     assert {name for name, row in LOSSES.items() if row.labels == "score"} == {"CoSENTLoss"}
+    assert {name for name, row in LOSSES.items() if row.labels == "scores"} == {"ScoreDistillationLoss"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, AutoProcessor, BertConfig, BertModel, ViTConfig, ViTImageProcessorPil, ViTModel
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    BertConfig,
+    BertModel,
+    Qwen2Config,
+    Qwen2Model,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from mmembed.models import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor
 from mmembed.models.loading import ModelError, load_model, sentence_transformer
@@ -41,6 +53,27 @@ def test_what_a_plain_folder_becomes(model_folders, text_folder) -> None:
     vlm = load_model(model_folders["vlm"], device="cpu")
     assert vlm[1].pooling_mode == "lasttoken"
     assert all(type(model[0]) is MultimodalTransformer for model in (clip, text, vlm))
+
+
+def test_a_text_folder_is_pooled_as_its_training_or_its_attention_says(text_folder, tmp_path) -> None:
+    small = {**BERT, "num_key_value_heads": 1, "vocab_size": len(tokenizer()), "pad_token_id": 0}
+    Qwen2Model(Qwen2Config(**small)).save_pretrained(tmp_path / "decoder")
+    tokenizer().save_pretrained(tmp_path / "decoder")
+    assert load_model(tmp_path / "decoder", device="cpu")[1].pooling_mode == "lasttoken"
+    assert load_model(text_folder, device="cpu", pooling="last_token")[1].pooling_mode == "lasttoken"
+    torch.save({"sentence_pooling_method": "cls"}, text_folder / "training_args.bin")  # of FlagEmbedding
+    assert load_model(text_folder, device="cpu")[1].pooling_mode == "cls"
+    assert load_model(text_folder, device="cpu", pooling="mean")[1].pooling_mode == "mean"
+
+
+def test_a_long_text_of_a_roberta_is_cut_where_its_positions_end(tmp_path) -> None:
+    words = tokenizer(10**30)
+    small = {**BERT, "vocab_size": len(words), "pad_token_id": words.pad_token_id}
+    XLMRobertaModel(XLMRobertaConfig(**small)).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    model = load_model(tmp_path, device="cpu", pooling="cls")
+    assert model.max_seq_length == 31  # of 32, the first is the padding's
+    assert np.array_equal(model.encode(["mug " * 99]), model.encode(["mug " * 29]))
 
 
 @torch.no_grad()

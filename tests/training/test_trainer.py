@@ -48,13 +48,14 @@ def trained(trainer) -> set[str]:
 def test_every_loss_trains_everything_through_the_trainer(tmp_path: Path, name: str) -> None:
     row = LOSSES[name]
     guided = "GIST" in name
-    data = training_pairs(8, negatives=1 if row.labels == "score" else row.negatives[0], scored=row.labels == "score")
+    scores = {"score": "scored", "scores": "teacher_scores"}.get(row.labels)
+    data = training_pairs(8, negatives=1 if scores else row.negatives[0], **({scores: True} if scores else {}))
     trainer = make_trainer(
         tmp_path,
         data,
         loss=name,
         max_steps=2,
-        mask_false_negatives=not guided,
+        mask_false_negatives=row.mask is not False,
         guide=tiny_dual_encoder(seed=3) if guided else None,
     )
     changed = trained(trainer)
@@ -68,6 +69,9 @@ def test_every_loss_trains_everything_through_the_trainer(tmp_path: Path, name: 
 def test_a_loss_over_scores_without_scores_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="scored=True"):
         make_trainer(tmp_path, loss="CoSENTLoss")
+    with pytest.raises(ValueError, match="teacher_scores=True"):
+        data = training_pairs(negatives=1)
+        make_trainer(tmp_path, data, loss="ScoreDistillationLoss", mask_false_negatives=False)
 
 
 def test_a_loss_module_of_ones_own(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def training_pairs(rows: int = 12, *, positives: int = 1, negatives: int = 0, **
     return TrainingPairs(
         table,
         table,
-        pairs(rows, positives=positives, negatives=negatives, scores=scored),
+        pairs(rows, positives=positives, negatives=negatives, scores=scored or arguments.get("teacher_scores", False)),
         **{"num_negatives": 0 if scored else negatives, "show_progress_bar": False, **arguments},
     )
 

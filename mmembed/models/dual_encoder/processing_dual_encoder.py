@@ -180,9 +180,9 @@ class DualEncoderProcessor(ProcessorMixin):
             image = image.resize((size, size), self.resample)
         else:
             edge = self.shortest_edge or size
-            scale = edge / min(width, height)
-            image = image.resize((max(edge, round(width * scale)), max(edge, round(height * scale))), self.resample)
-            left, top = (image.width - size) // 2, (image.height - size) // 2
+            # To the pixel as torchvision, with which the towers were trained: the long side is cut off, the corner rounded.
+            image = image.resize([edge * side // min(width, height) for side in (width, height)], self.resample)
+            left, top = round((image.width - size) / 2), round((image.height - size) / 2)
             image = image.crop((left, top, left + size, top + size))
         return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
 

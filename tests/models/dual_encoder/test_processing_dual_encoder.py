@@ -60,9 +60,10 @@ def test_resizing_is_pillows(size) -> None:
     assert np.array_equal(processor(resize="squash")(images=picture)["pixel_values"][0].numpy(), squashed)
     cropped = processor(resize="crop", shortest_edge=20, resample=2)(images=picture)["pixel_values"][0].numpy()
     width, height = picture.size
-    scale = 20 / min(width, height)
-    scaled = picture.resize((max(20, round(width * scale)), max(20, round(height * scale))), Image.Resampling.BILINEAR)
-    left, top = (scaled.width - 16) // 2, (scaled.height - 16) // 2
+    scaled = picture.resize(
+        (int(20 * width / min(width, height)), int(20 * height / min(width, height))), Image.Resampling.BILINEAR
+    )
+    left, top = round((scaled.width - 16) / 2), round((scaled.height - 16) / 2)
     expected = np.asarray(scaled)[top : top + 16, left : left + 16].transpose(2, 0, 1)
     assert cropped.shape == (3, 16, 16) and np.array_equal(cropped, expected)
 
