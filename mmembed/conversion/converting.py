@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -149,9 +150,10 @@ def _write(conversion: Conversion, report: dict[str, Any], out: Path) -> None:
     from mmembed.models.loading import load_model
 
     made = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    scratch = None
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
         whole, plain = scratch / "whole", scratch / "plain"
         if conversion.processor is not None:
             conversion.model.save_pretrained(plain)
@@ -170,9 +172,11 @@ def _write(conversion: Conversion, report: dict[str, Any], out: Path) -> None:
     except (OSError, ValueError, RuntimeError) as error:
         raise ConversionError(f"{out} could not be written, and was not: {type(error).__name__}: {error}") from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
         for folder in made if not out.exists() else ():
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # never there, or something else is in it by now
+                folder.rmdir()
 
 
 def _sha256(path: Path) -> str:
