@@ -185,7 +185,8 @@ class _Chain:
         if plan.stage.mixture:
             options.items = options.items or "mixture"  # None would mean the drawn catalogue and its own defaults
         watched = given.get("eval_strategy", "epoch") if self._validated(plan) else "no"
-        defaults: dict[str, Any] = {"save_strategy": "epoch", "save_total_limit": 2}
+        # the others wait while the first process measures, which takes longer than a step
+        defaults: dict[str, Any] = {"save_strategy": "epoch", "save_total_limit": 2, "ddp_timeout": 7200}
         if str(watched) != "no":
             defaults |= {
                 "eval_strategy": watched,
