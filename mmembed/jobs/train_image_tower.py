@@ -28,7 +28,7 @@ HEAD = "arcface_head.safetensors"
 _MODEL: dict[str, Any] = {"image_size": 64, "embedding_dim": 128}
 _AUGMENTATION: dict[str, Any] = {"crop": [0.75, 1.0], "flip": 0.5, "colour": 0.1}
 _TRAINING: dict[str, Any] = {
-    "num_train_epochs": 20.0,
+    "num_train_epochs": 12.0,
     "per_device_train_batch_size": 64,
     "per_device_eval_batch_size": 128,
     "learning_rate": 2e-3,

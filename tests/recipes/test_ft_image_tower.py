@@ -123,6 +123,7 @@ def test_files_every_option_of_the_head_and_a_resumed_run(tmp_path: Path) -> Non
         "adaptive_margin": True,
         "loss_arguments": {"scale": 10.0, "margin": 0.4, "sub_centres": 2, "start": 0.1, "label_smoothing": 0.1},
         "augmentation": {"flip": 0.5},
+        "learning_rate_mapping": {"^weight$": 1e-2},
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "num_train_epochs": 2,
