@@ -38,7 +38,7 @@ def draw_curves(
         title: The first line.
         subtitle: A line below it.
         x_title: What x is.
-        x_labels: Where on x a label stands, and which; None labels five even places.
+        x_labels: Where on x a label stands, and which; None labels round numbers.
 
     Returns:
         The path.
@@ -76,7 +76,9 @@ def draw_curves(
         label = f"{value:.3g}"
         small.draw(canvas, (start[0] - small.width(label) - 8 * _SCALE, start[1] - 8 * _SCALE), label, _GREY)
     if x_labels is None:
-        x_labels = {left + (right - left) * step / 4: f"{left + (right - left) * step / 4:.3g}" for step in range(5)}
+        unit = _ceiling((right - left) / 5, most=math.inf) if right > left else 1.0
+        places = [unit * step for step in range(math.ceil(left / unit), math.floor(right / unit) + 1)]
+        x_labels = {place: f"{place:.3g}" for place in places}
     for x, label in x_labels.items():
         at = place(x, 0)
         small.draw(canvas, (at[0] - small.width(label) / 2, at[1] + 8 * _SCALE), label, _GREY)
@@ -111,12 +113,12 @@ def _mark(canvas: ImageDraw.ImageDraw, at: tuple[float, float], number: int, col
         canvas.polygon(corners if number % 4 == 2 else diamond, fill=colour)
 
 
-def _ceiling(value: float) -> float:
-    """The next round number at or above a value."""
+def _ceiling(value: float, most: float = 1.0) -> float:
+    """The next round number at or above a value, at most `most`."""
     if value <= 0:
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value))
-    return min(1.0, next(unit * step for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if unit * step >= value))
+    return min(most, next(unit * step for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if unit * step >= value))
 
 
 def _save(page: Image.Image, path: Path) -> Path:

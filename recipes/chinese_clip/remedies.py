@@ -27,10 +27,9 @@ REMEDIES = {
     "replay 0.1": {"replay": 0.1},
     "replay 0.3": {"replay": 0.3},
     "distillation, vectors": {"distillation": {"weight": 10.0, "kind": "embedding", "teacher": "start"}},
-    "distillation, similarities": {"distillation": {"weight": 2000.0, "kind": "similarity", "teacher": "start"}},
+    "distillation, similarities": {"distillation": {"weight": 200.0, "kind": "similarity", "teacher": "start"}},
     "ema": {"ema": 0.98},
     "soup of 3": {"soup_seeds": [1, 2, 3]},
-    "replay 0.3 and average 0.75": {"replay": 0.3, "average": 0.75},
 }
 
 
