@@ -397,6 +397,11 @@ def test_a_setting_that_does_not_fit_is_named(change: dict[str, Any], said: str)
         open_clip.convert(checkpoint(tiny.original_state_dict()), config, None)
 
 
+def test_a_configuration_of_another_family_is_not_passed_over() -> None:
+    with pytest.raises(ConversionError, match="none of preprocess_cfg, quick_gelu, text_cfg, vision_cfg.*ruCLIP"):
+        open_clip.convert(checkpoint(tiny.original_state_dict()), {"embed_dim": 12, "vision_layers": 2}, None)
+
+
 def test_siglip_needs_its_own_settings_of_the_text_tower() -> None:
     config = {**tiny.CONFIG_SIGLIP, "text_cfg": {**tiny.CONFIG_SIGLIP["text_cfg"], "pool_type": "argmax"}}
     with pytest.raises(ConversionError, match="pool_type='argmax'"):
