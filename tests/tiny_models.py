@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 from mmembed.models.dual_encoder.building import build_dual_encoder, train_tokenizer
 from mmembed.models.loading import load_model
@@ -45,3 +45,15 @@ def tiny_clip(folder: str | None = None) -> SentenceTransformer:
         model.save_pretrained(place)
         CLIPProcessor(images, tokenizer).save_pretrained(place)
         return load_model(place, device="cpu")
+
+
+def tiny_bert() -> SentenceTransformer:
+    """A stock BERT with the pooler that it is published with, whose tokens are averaged."""
+    tokenizer = train_tokenizer(WORDS, vocab_size=200, max_length=16)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(**small, vocab_size=len(tokenizer), max_position_embeddings=16))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return load_model(folder, device="cpu")

@@ -39,7 +39,7 @@ class Conversion:
         missing: What the folder will lack, one sentence each.
         notes: What a user should know, one sentence each.
         image_processor: Saved where there is no processor for want of a tokenizer.
-        beside: Further models, folder name → (model, its processor); each is saved as stock transformers in a subfolder.
+        beside: Further models, folder name → (model, its processor where it has one); each is saved as stock transformers in a subfolder.
     """
 
     model: PreTrainedModel
@@ -48,7 +48,7 @@ class Conversion:
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     image_processor: Any = None
-    beside: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    beside: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 def convert_checkpoint(

@@ -54,6 +54,9 @@ OUTSIDE_OPTIONS = (
     "average_curve",
 )
 
+#: Of a stage's folder: its model before it was averaged with where it started.
+TRAINED = "trained"
+
 
 @dataclass
 class StageOptions:

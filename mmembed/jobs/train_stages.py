@@ -9,7 +9,6 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ from mmembed.jobs.option_errors import as_option_errors
 from mmembed.jobs.options import OptionsError, save_config
 from mmembed.jobs.stage_data import ChainData
 from mmembed.jobs.stage_file import ChainPlan, StagePlan, read_stage_file
-from mmembed.jobs.stage_options import BASE_OPTIONS
+from mmembed.jobs.stage_options import BASE_OPTIONS, TRAINED
+from mmembed.jobs.stage_report import StageReport
 from mmembed.jobs.train_options import TrainOptions
 from mmembed.training.run_lock import hold_run, release_run, write_whole
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DOING = "doing.json"
-TRAINED = "trained"  # of a stage: its model before it was averaged with where it started
 
 
 def train_stages(options: TrainOptions) -> list[StageRecord]:
@@ -62,6 +61,7 @@ class _Chain:
         self.args = self.arguments(plan.stages[0], folder)  # also brings up the process group, where there is one
         self.first = self.args.process_index == 0
         self.data = ChainData(plan, folder, show_progress_bar=not self.args.disable_tqdm)
+        self.report = StageReport(plan, folder, self.data, self.args, self.note)
 
     def run(self) -> list[StageRecord]:
         from mmembed.training.stages import Stage, run_stages
@@ -71,12 +71,14 @@ class _Chain:
         try:
             with self.args.main_process_first(desc="base"):
                 self._make_base()
-            done = self._is_reported()
+            done = self.report.is_whole()
             if not done:
                 self._check_ahead()
             stages = [Stage(p.name, self._training_of(p), p.settings) for p in self.plan.stages]
             start = self.folder / "base" / "model"
-            records = run_stages(stages, self.folder, start=start, report=None if done else self._report)
+            records = run_stages(
+                stages, self.folder, start=start, report=self.report if self.first and not done else None
+            )
         finally:
             release_run(self.folder)
         if self.first:
@@ -89,21 +91,6 @@ class _Chain:
                 f"picture  {self.folder / 'forgetting.png'}\nmodel    {records[-1].model}\n"
             )
         return records
-
-    def _is_reported(self) -> bool:
-        """Whether every stage was finished and reported before, so that not even the data need be read."""
-        from mmembed.training.stages import read_chain
-
-        records = read_chain(self.folder)
-        names = [plan.name for plan in self.plan.stages]
-        if [record.name for record in records] != names or any(record.state != "finished" for record in records):
-            return False
-        try:
-            report = json.loads((self.folder / "forgetting.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        watched = [source.name for source in self.plan.watched]
-        return report["models"] == ["base", *names] and [d for d, m in report["learnt"].items() if m is None] == watched
 
     # --- before anything is trained -------------------------------------------------------------------------------
 
@@ -147,6 +134,11 @@ class _Chain:
             args = self.arguments(plan, self.folder)
             with as_option_errors():
                 try:
+                    watches = str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
+                    if watches and not self.data.has_validation(plan):
+                        raise ValueError(
+                            "eval_strategy asks for evaluation, but there is no validation part; see validation_percent"
+                        )
                     pairs = self.data.train_pairs(plan, args)
                     patterns = list(args.freeze or [])
                     for tower, layers in plan.stage.last_layers.items():
@@ -235,7 +227,8 @@ class _Chain:
             save_model(model, folder / TRAINED)
         if plan.stage.average is not None:
             self.note(f"averaging {plan.name}")
-            alpha, end = plan.stage.average, self._average_end(plan, start)
+            alpha = plan.stage.average
+            end = start if plan.stage.average_with == "start" else str(self.folder / "base" / "model")
             load_averaged(model, [weights_of(load_named(end)), weights_of(model)], [1 - alpha, alpha])
             facts |= {"average": alpha, "average_with": plan.stage.average_with}
         save_model(model, folder / "model")
@@ -387,78 +380,6 @@ class _Chain:
         if loss is None:
             raise ValueError("distillation does not go with the GIST losses, which have a guide already")
         return DistilledLoss(loss, teacher, **given)
-
-    def _average_end(self, plan: StagePlan, start: str) -> str:
-        return start if plan.stage.average_with == "start" else str(self.folder / "base" / "model")
-
-    # --- after a stage --------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _measurements(self) -> Any:
-        from mmembed.jobs.forgetting_report import Measurements
-
-        options = self.plan.stages[0].options
-        return Measurements(
-            self.folder / "cells",
-            ks=options.ks,
-            samples=options.bootstrap_samples,
-            seed=self.args.seed,
-            show_progress_bar=not self.args.disable_tqdm,
-            note=self.note,
-        )
-
-    def _report(self, records: list[StageRecord]) -> None:
-        if not self.first:
-            return
-        from mmembed.jobs.forgetting_report import forgetting_report, write_report
-        from mmembed.jobs.model_choice import load_named
-        from mmembed.training.stages import weights_sha256
-
-        data = self.data.held_out()
-        base = self.folder / "base" / "model"
-        known = [("base", base, weights_sha256(base))]
-        known += [(record.name, record.model, str(record.model_sha256)) for record in records]
-        for name, model, weights in known:
-            self._measurements.measure(name, weights, lambda model=model: load_named(str(model)), data)  # type: ignore[misc]
-        learnt = {name: self.data.learnt_in(name) for name in data}
-        report = forgetting_report(self._measurements, [name for name, _, _ in known], learnt)
-        if records:
-            report["leaks"] = {record.name: record.facts.get("leaks", {}) for record in records}
-            write_report(report, records[-1].folder)
-            self._weight_curve(records, data)
-        write_report(report, self.folder)
-
-    def _weight_curve(self, records: list[StageRecord], data: Mapping[str, Any]) -> None:
-        """The metric of every data set between where the stage started and what it learnt."""
-        record, plan = records[-1], self.plan.stages[len(records) - 1]
-        if not plan.stage.average_curve:
-            return
-        from mmembed.jobs.forgetting_report import write_weight_curve
-        from mmembed.jobs.model_choice import load_named
-        from mmembed.training.stages import weights_sha256
-        from mmembed.training.weight_averaging import load_averaged, weights_of
-
-        end = self._average_end(plan, str(record.start))
-        trained = record.folder / TRAINED
-        fingerprint = f"{weights_sha256(end)}/{weights_sha256(trained)}"
-
-        def between(alpha: float) -> Any:
-            model = load_named(str(trained))
-            return load_averaged(model, [weights_of(load_named(end)), weights_of(model)], [1 - alpha, alpha])
-
-        points = {}
-        for alpha in sorted({0.0, 1.0, *plan.stage.average_curve}):
-            points[alpha] = f"{record.name}@{alpha:g}"
-            self._measurements.measure(
-                points[alpha],
-                f"{fingerprint}@{alpha:g}",
-                lambda alpha=alpha: between(alpha),  # type: ignore[misc]
-                data,
-            )
-        at_zero = "base" if plan.stage.average_with == "base" or len(records) == 1 else records[-2].name
-        write_weight_curve(
-            self._measurements, points, list(data), record.folder, ends=(at_zero, f"{record.name}, trained")
-        )
 
     def note(self, doing: str | None) -> None:
         """Keep what is being done where `mmembed status` finds it."""

@@ -35,11 +35,9 @@ for _config, _model, _processor in OWN_MODELS:
     _model.register_for_auto_class("AutoModel")
     _processor.register_for_auto_class("AutoProcessor")
 
-OWN_MODEL_TYPES = frozenset(config.model_type for config, _, _ in OWN_MODELS)
 
 __all__ = [
     "OWN_MODELS",
-    "OWN_MODEL_TYPES",
     "BlipBiEncoderConfig",
     "BlipBiEncoderModel",
     "ChineseCLIPResNetConfig",

@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
-from mmembed.models import OWN_MODEL_TYPES, DualEncoderProcessor
+from mmembed.models import OWN_MODELS, DualEncoderProcessor
 from mmembed.models.flag_embedding import POOLINGS, recorded_pooling
 from mmembed.models.multimodal_transformer import MultimodalTransformer, adopt
 
@@ -128,14 +128,17 @@ def _transformer_around(model: PreTrainedModel, folder: str) -> MultimodalTransf
         def _load_model(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
             return model
 
-    module = Built(folder, **_own_model_arguments())
+    module = Built(folder, **_own_model_arguments(model))
     module.__class__ = MultimodalTransformer
     return module
 
 
-def _own_model_arguments() -> dict[str, Any]:
+def _own_model_arguments(model: Any) -> dict[str, Any]:
+    """Arguments of sentence-transformers' module for a model of ours, or for its class."""
+    only_images = model.input_modalities == ("image",)
+    modalities = {"image": _FORWARD} if only_images else _OWN_MODALITIES
     return {
-        "modality_config": {name: dict(entry) for name, entry in _OWN_MODALITIES.items()},
+        "modality_config": {name: dict(entry) for name, entry in modalities.items()},
         "module_output_name": "sentence_embedding",
         # There is no template whose end a long text could lose.
         "processing_kwargs": {"chat_template": {"restore_suffix": False}},
@@ -150,7 +153,8 @@ def _modules(
     processor_kwargs: dict[str, Any] | None,
 ) -> list[Any]:
     config = AutoConfig.from_pretrained(name, **hub)
-    own = _own_model_arguments() if config.model_type in OWN_MODEL_TYPES else {}
+    own_class = next((model for kind, model, _ in OWN_MODELS if kind.model_type == config.model_type), None)
+    own = _own_model_arguments(own_class) if own_class is not None else {}
     module = MultimodalTransformer(
         name,
         model_kwargs={**hub, **model_kwargs},

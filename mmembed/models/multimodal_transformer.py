@@ -243,7 +243,7 @@ class MultimodalTransformer(Transformer):
     @property
     def _skips_towers(self) -> bool:
         """Whether a tower is run only on rows that have something for it, as in two-tower models and our own."""
-        if self.is_dual_encoder or "image" not in self.modality_config:
+        if self.is_dual_encoder or not {"text", "image"} <= set(self.modality_config):
             return self.is_dual_encoder
         return self._row_features["pixel_values"].dtype == torch.uint8
 

@@ -107,7 +107,7 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
             add_lora(model, dict(args.lora))
         if args.freeze:
             freeze(model, args.freeze)
-        _freeze_unused_scales(model)
+        _freeze_unused(model)
         self.train_data, self.eval_data = train_data, eval_data
         if loss is None:
             num_negatives = train_data.num_negatives if train_data is not None else 0
@@ -381,8 +381,16 @@ def _row_numbers(data: TrainingPairs | None) -> Dataset | None:
     return None if data is None else Dataset.from_dict({"row": list(range(len(data)))})
 
 
-def _freeze_unused_scales(model: nn.Module) -> None:
-    """The loss has its own temperature; a model's logit scale and bias take no part in its vectors."""
+def _freeze_unused(model: SentenceTransformer) -> None:
+    """What no vector depends on does not learn: on several processes weight decay alone would move it.
+
+    The loss has its own temperature instead of a model's logit scale and bias; and where another module pools the tokens,
+    a tower's own pooler, which stock models are saved with, has no part in it.
+    """
     for name, parameter in model.named_parameters():
         if name.endswith(("logit_scale", "logit_bias")):
             parameter.requires_grad_(False)
+    if getattr(model[0], "module_output_name", None) == "token_embeddings":
+        pooler = getattr(model.transformers_model, "pooler", None)
+        if isinstance(pooler, nn.Module):
+            pooler.requires_grad_(False)

@@ -43,6 +43,7 @@ CASES = [
     pytest.param({"rows": 24, **CACHED, "loss_arguments": {**LEARNT, "mini_batch_size": 3}}, id="cached"),
     pytest.param({"rows": 24, "only_rank_0_has_images": True, "loss_arguments": LEARNT}, id="no-image-on-rank-1"),
     pytest.param({"rows": 24, "model": "clip"}, id="stock-clip"),
+    pytest.param({"rows": 24, "model": "bert"}, id="stock-bert-with-an-unused-pooler"),
     pytest.param(
         {"rows": 24, **CACHED, "loss_arguments": {"mini_batch_size": 4}, "matryoshka_dims": [8, 4]},
         id="cached-matryoshka",

@@ -41,10 +41,10 @@ def items(rows: int, with_image: set[int], with_text: bool) -> Dataset:
 
 
 def model_of(kind: str):
-    from tests.tiny_models import tiny_clip, tiny_dual_encoder
+    from tests.tiny_models import tiny_bert, tiny_clip, tiny_dual_encoder
 
     torch.manual_seed(0)
-    return tiny_clip() if kind == "clip" else tiny_dual_encoder()
+    return {"clip": tiny_clip, "bert": tiny_bert, "dual_encoder": tiny_dual_encoder}[kind]()
 
 
 def main() -> None:
@@ -65,6 +65,7 @@ def main() -> None:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        weight_decay=0.1,
         loss=options.get("loss", "MultipleNegativesRankingLoss"),
         loss_arguments={"gather_across_devices": True, **options.get("loss_arguments", {})},
         matryoshka_dims=options.get("matryoshka_dims"),
@@ -79,7 +80,9 @@ def main() -> None:
         documents = items(rows, images, with_text=False)  # the others are texts
     ids = queries["id"][:]
     pairs = Dataset.from_dict({"query_id": ids, "positive_ids": [[i] for i in ids], "negative_ids": [[]] * rows})
-    use = "fused" if documents is not queries else "image"
+    use = "text" if options.get("model") == "bert" else "fused" if documents is not queries else "image"
+    if use == "text":
+        documents = queries.map(lambda row: {"text": f"{row['text']} shirt"}).cast(FEATURES)
     data = TrainingPairs(queries, documents, pairs, document_use=use, show_progress_bar=False)
     for module in model.modules():  # dropout draws per process; all else must be equal
         if isinstance(module, torch.nn.Dropout):

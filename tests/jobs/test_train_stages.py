@@ -197,6 +197,8 @@ def test_the_report_is_a_matrix_of_models_and_data(everything: Path) -> None:
         assert (everything / "run" / name).stat().st_size
     page = (everything / "run" / "forgetting.md").read_text()
     assert "| third |" in page and "Paired difference to the base" in page
+    card = (everything / "run" / "02-second" / "model" / "README.md").read_text()
+    assert "text → image" in card and "second" in card and "recall@1" in card
     after_second = json.loads((everything / "run" / "02-second" / "forgetting.json").read_text())
     assert after_second["models"] == ["base", "first", "second"]
 
@@ -357,6 +359,7 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path, capsys) -> None:
         ({"num_negatives": 1, "loss": "TripletLoss"}, "no negative_ids"),
         ({"soup_seeds": [1, 2], "soup": "greedy"}, "greedy soup is chosen on a validation part"),
         ({"layer_learning_rate_decay": 2}, "layer_learning_rate_decay=2"),
+        ({"eval_strategy": "epoch"}, "stage 'two': eval_strategy asks for evaluation, but there is no validation part"),
         ({"image_root": "no_such_folder"}, "image_root: no_such_folder is no folder"),
     ],
 )
