@@ -158,8 +158,9 @@ class _Chain:
                         )
                     if plan.stage.distillation:
                         self._distilled(plan, loss, base)
-                    if plan.stage.soup == "greedy" and plan.stage.soup_seeds and not self.data.has_validation(plan):
-                        raise ValueError("a greedy soup is chosen on a validation part, and there is none")
+                    greedy = plan.stage.soup == "greedy" and plan.stage.soup_seeds
+                    if greedy and self.data.evaluator(plan, args, None) is None:
+                        raise ValueError("a greedy soup is chosen on a validation part, and none is evaluated")
                 except ValueError as error:
                     if type(error) is not ValueError:
                         raise

@@ -357,7 +357,7 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path, capsys) -> None:
         ({"loss": "TripletLos"}, "did you mean 'TripletLoss'"),
         ({"loss": "TripletLoss"}, "stage 'two': TripletLoss takes 1 negative"),
         ({"num_negatives": 1, "loss": "TripletLoss"}, "no negative_ids"),
-        ({"soup_seeds": [1, 2], "soup": "greedy"}, "greedy soup is chosen on a validation part"),
+        ({"soup_seeds": [1, 2], "soup": "greedy"}, "a greedy soup is chosen on a validation part"),
         ({"layer_learning_rate_decay": 2}, "layer_learning_rate_decay=2"),
         ({"eval_strategy": "epoch"}, "stage 'two': eval_strategy asks for evaluation, but there is no validation part"),
         ({"image_root": "no_such_folder"}, "image_root: no_such_folder is no folder"),
@@ -383,6 +383,31 @@ def test_bad_data_of_a_later_stage_stops_the_chain_before_the_first(tmp_path: Pa
     assert run(file, tmp_path / "run") == 2
     assert "gone.png" in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("01-*"))
+
+
+def test_a_greedy_soup_is_chosen_on_validation_and_goes_on_after_its_first_seed(tmp_path: Path, monkeypatch) -> None:
+    import mmembed.jobs.train_stages as job
+
+    file = stage_file(
+        tmp_path,
+        [{"name": "one", "items": shop(tmp_path, "a", split=VALIDATION), "soup_seeds": [1, 2], "soup": "greedy"}],
+    )
+    once = job._Chain._train_once
+
+    def cut(self, plan, start, folder, seed):
+        if seed == 2:
+            raise KeyboardInterrupt
+        return once(self, plan, start, folder, seed)
+
+    monkeypatch.setattr(job._Chain, "_train_once", cut)
+    assert run(file, tmp_path / "run") == 130
+    stamp = (tmp_path / "run" / "01-one" / "seed-1" / "whole" / "model" / "model.safetensors").stat().st_mtime
+    monkeypatch.undo()
+    assert run(file, tmp_path / "run") == 0
+    assert (tmp_path / "run" / "01-one" / "seed-1" / "whole" / "model" / "model.safetensors").stat().st_mtime == stamp
+    facts = read_chain(tmp_path / "run")[0].facts
+    alone = {tuple(row["models"]): row["score"] for row in facts["tried"][:2]}
+    assert facts["taken"][0] == [1, 2][max(alone, key=alone.get)[0]] and len(facts["tried"]) == 3
 
 
 def test_options_beside_the_file_win_in_every_stage(tmp_path: Path) -> None:
