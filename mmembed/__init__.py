@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from mmembed.images import load_image
     from mmembed.models.loading import load_model
     from mmembed.training.arguments import EmbeddingTrainingArguments
+    from mmembed.training.stages import Stage, run_stages
     from mmembed.training.trainer import EmbeddingTrainer
 
 _HOMES = {
     "EmbeddingTrainer": "mmembed.training.trainer",
     "EmbeddingTrainingArguments": "mmembed.training.arguments",
+    "Stage": "mmembed.training.stages",
     "convert_checkpoint": "mmembed.conversion.converting",
     "demo_catalogue": "mmembed.data.catalogue",
     "encode_items": "mmembed.encode",
@@ -33,6 +35,7 @@ _HOMES = {
     "load_model": "mmembed.models.loading",
     "read_items": "mmembed.data.reading",
     "read_pairs": "mmembed.data.reading",
+    "run_stages": "mmembed.training.stages",
     "split_by_group": "mmembed.data.splits",
     "write_items": "mmembed.data.writing",
     "write_pairs": "mmembed.data.writing",
@@ -42,6 +45,7 @@ _HOMES = {
 __all__ = [
     "EmbeddingTrainer",
     "EmbeddingTrainingArguments",
+    "Stage",
     "convert_checkpoint",
     "demo_catalogue",
     "encode_items",
@@ -50,6 +54,7 @@ __all__ = [
     "load_model",
     "read_items",
     "read_pairs",
+    "run_stages",
     "split_by_group",
     "write_items",
     "write_pairs",

@@ -90,6 +90,11 @@ class _Chain:
                 f"\n{report_table(report)}\n\nreport   {self.folder / 'forgetting.md'}\n"
                 f"picture  {self.folder / 'forgetting.png'}\nmodel    {records[-1].model}\n"
             )
+        from accelerate import PartialState
+
+        # a process that leaves while the group's threads run may abort
+        _barrier()
+        PartialState().destroy_process_group()
         return records
 
     # --- before anything is trained -------------------------------------------------------------------------------

@@ -40,11 +40,17 @@ class Stage:
             metric and its step. It is called again after an interruption and then goes on by itself
             (`EmbeddingTrainer.train(resume_from_checkpoint=True)` does).
         settings: What decides the outcome; a stage that was finished with other settings is refused.
+
+    Example:
+        >>> Stage("muge", train=lambda start, folder: {"best": 0.5}, settings={"learning_rate": 1e-5}).name
+        'muge'
     """
 
-    name: str
-    train: Callable[[str | None, Path], Mapping[str, Any]]
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    name: str = dataclasses.field(metadata={"help": "names its folder"})
+    train: Callable[[str | None, Path], Mapping[str, Any]] = dataclasses.field(
+        metadata={"help": "trains from a model's folder in the stage's own, leaves `model` there, returns facts"}
+    )
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"help": "what decides the outcome"})
 
 
 @dataclasses.dataclass(frozen=True)
