@@ -135,8 +135,7 @@ def _run(options: TrainOptions, args: EmbeddingTrainingArguments, augmentation: 
         save_config(out / "config.yaml", _config(options, args))
     trainer.train(resume_from_checkpoint=True if options.resume else None)
     # what is left is the first process's work; the others are done, and say so before they go
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    trainer.leave_group()
     if not main_process:
         return {}
 

@@ -188,8 +188,7 @@ def run(options: ImageTowerOptions) -> dict[str, Any]:
     if main_process:
         save_config(out / "config.yaml", _config(options, args))
     trainer.train(resume_from_checkpoint=True if options.resume else None)
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    trainer.leave_group()
     if not main_process:
         return {}
 

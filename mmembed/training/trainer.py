@@ -295,6 +295,17 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
         self._check_weights()
         return result
 
+    def leave_group(self) -> None:
+        """Wait for the other processes and leave their group; what follows is for one process alone.
+
+        The wrapper of the model goes first: taken down after its group, or with it at the end of the process, it may wait
+        for ever or abort.
+        """
+        self.accelerator.wait_for_everyone()
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()  # also collects garbage
+        self.accelerator.end_training()
+
     def _run_identity(self) -> dict[str, Any]:
         return {
             "world_size": self.args.world_size,

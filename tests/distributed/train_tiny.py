@@ -96,8 +96,7 @@ def main() -> None:
         state.update({f"loss.{name}": p.detach().clone() for name, p in trainer._owned.items()})
         save_file(state, str(out / "state.safetensors"))
     # a process that leaves while the group's threads run may abort
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    trainer.leave_group()
 
 
 if __name__ == "__main__":

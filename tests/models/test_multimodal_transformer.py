@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import pickle
+import socket
 import subprocess
 import sys
 import time
@@ -300,9 +302,9 @@ def test_mini_batches_are_cut_where_the_rows_are(models) -> None:
             assert torch.allclose(part, whole[begin : begin + 2], atol=1e-5)
 
 
-def _ddp_rank(rank: int, folder: Path, out: Path) -> None:
+def _ddp_rank(rank: int, port: int, folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     model = load_model(folder, device="cpu").train()
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.ndim > 0)  # logit_scale, as the trainer does
@@ -313,11 +315,18 @@ def _ddp_rank(rank: int, folder: Path, out: Path) -> None:
         wrapped(model.preprocess(batch))["sentence_embedding"].sum().backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
     torch.save(gradient, out / f"{rank}.pt")
+    dist.barrier()
+    del wrapped  # a wrapper that is taken down after its group may wait for ever
+    gc.collect()
     dist.destroy_process_group()
 
 
 def _run_two(function, *arguments) -> None:
-    context = torch.multiprocessing.start_processes(function, arguments, nprocs=2, join=False, start_method="fork")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = (port, *arguments)
+    context = torch.multiprocessing.start_processes(function, given, nprocs=2, join=False, start_method="spawn")
     deadline = time.monotonic() + 60
     while not context.join(timeout=5):
         if time.monotonic() > deadline:
@@ -332,9 +341,9 @@ def test_two_ranks_train_together_though_one_has_no_image(model_folders, tmp_pat
     assert torch.equal(first, second) and float(first.abs().sum()) > 0
 
 
-def _sharded_rank(rank: int, folders: list[Path], out: Path) -> None:
+def _sharded_rank(rank: int, port: int, folders: list[Path], out: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
     for number, folder in enumerate(folders):
         model = load_model(folder, device="cpu").train()
@@ -357,6 +366,9 @@ def _sharded_rank(rank: int, folders: list[Path], out: Path) -> None:
         gradient = inner.get_parameter(name).grad.full_tensor()
         if rank == 0:
             torch.save(gradient, out / f"{number}.pt")
+    dist.barrier()
+    del model, inner, gradient
+    gc.collect()
     dist.destroy_process_group()
 
 
@@ -416,6 +428,7 @@ for name, (folder, remote) in cases.items():
 
 del sys.modules["mmembed"]  # and now as a spawned worker of a data loader, which unpickles what it calls
 import pickle
+import socket
 preprocess = pickle.load(open(sys.argv[3], "rb"))
 features = preprocess([{"text": "a red mug"}, {"image": pixels}])
 assert type(preprocess.__self__[0]).__name__ == "Transformer" and features["modality"] == "message"
