@@ -135,6 +135,7 @@ def run(options: ImageTowerOptions) -> dict[str, Any]:
     from mmembed.losses.arcface import MarginGrowth
     from mmembed.losses.building import loss_row
     from mmembed.training.lora import merge_lora
+    from mmembed.training.run_progress import PROGRESS, ProgressFile
     from mmembed.training.trainer import EmbeddingTrainer
 
     # 1. parse
@@ -182,6 +183,7 @@ def run(options: ImageTowerOptions) -> dict[str, Any]:
             evaluator=_evaluator(validation, options, args, data) if validation is not None else None,
             reader=data.reader,
             augmentation=augmentation,
+            callbacks=[ProgressFile(out / PROGRESS)],
         )
     if loss is not None:
         trainer.add_callback(MarginGrowth(loss))

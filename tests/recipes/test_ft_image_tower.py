@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,13 @@ def test_the_drawn_catalogue_end_to_end(run: Path) -> None:
     assert (run / "metrics.jsonl").read_text() and "recall@1" in (run / "model" / "README.md").read_text()
     model = SentenceTransformer(str(run / "model"), device="cpu")
     assert model.encode([image(1), image(2)]).shape == (2, 8)
+
+
+def test_its_progress_is_shown_by_status(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mmembed.cli import main
+
+    assert main(["status", str(run)]) == 0
+    assert re.search(r"finished +(\d+)/\1 \(100 %\)", capsys.readouterr().out)
 
 
 def test_the_head_names_its_groups(run: Path) -> None:
