@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mmembed.evaluation.matching_rule import MatchingRule
     from mmembed.evaluation.probes import evaluate_probes
     from mmembed.evaluation.retrieval import evaluate_retrieval
+    from mmembed.evaluation.rounds import evaluate_rounds
     from mmembed.evaluation.zero_shot import evaluate_zero_shot
     from mmembed.export.evaluation_results import write_evaluation_results
     from mmembed.images import load_image
@@ -63,6 +64,7 @@ _HOMES = {
     "evaluate_matching": "mmembed.evaluation.matching",
     "evaluate_probes": "mmembed.evaluation.probes",
     "evaluate_retrieval": "mmembed.evaluation.retrieval",
+    "evaluate_rounds": "mmembed.evaluation.rounds",
     "evaluate_zero_shot": "mmembed.evaluation.zero_shot",
     "fit_matching": "mmembed.evaluation.matching_fit",
     "load_image": "mmembed.images",
@@ -104,6 +106,7 @@ __all__ = [
     "evaluate_matching",
     "evaluate_probes",
     "evaluate_retrieval",
+    "evaluate_rounds",
     "evaluate_zero_shot",
     "fit_matching",
     "load_image",
