@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from mmembed.evaluation.breakdown import breakdown, labels_of
 from mmembed.evaluation.hit_sheets import worst_first
 from mmembed.evaluation.page_figures import ladder_png
 from mmembed.evaluation.page_images import thumbnail_bytes
@@ -15,7 +14,7 @@ from mmembed.evaluation.retrieval import retrieval_metrics
 from mmembed.evaluation.sections import Figure, Hit, HitList, Section, Table
 from mmembed.images import ImageReader
 from mmembed.ranking_metrics import UNRANKED
-from mmembed.statistics import PairedDifference, bootstrap_interval, paired_bootstrap
+from mmembed.statistics import PairedDifference, paired_bootstrap
 
 _VALUES = 40  # of a label that a table shows
 
@@ -37,7 +36,7 @@ def retrieval_section(
     """Turn rankings into a section of a report.
 
     Args:
-        rankings: By way, from `rank_retrieval` with k of at least 10.
+        rankings: By way, from `rank_retrieval` with k of at least 10, or by direction, from `rank_directions`.
         queries: ITEMS of the queries.
         documents: ITEMS of the documents.
         reader: Reads the images of both; None shows none.
@@ -56,6 +55,7 @@ def retrieval_section(
         ImportError: Without matplotlib, which draws the figure.
 
     Example:
+        >>> import numpy as np
         >>> from mmembed.evaluation.ranking import rank_retrieval
         >>> items = {"id": ["a", "b"], "text": ["hat", "mug"], "language": ["en", "ru"]}
         >>> rankings = rank_retrieval((np.eye(2), np.eye(2)[[0, 0]]), items, items)
@@ -67,8 +67,7 @@ def retrieval_section(
     """
     metrics = retrieval_metrics(rankings, ks=ks, bootstrap_samples=bootstrap_samples, groups=groups, seed=seed)
     way, first = next(iter(rankings.items()))
-    tables = {"forward": (queries, documents), "backward": (documents, queries)}
-    asked, found = tables[way]
+    asked, found = (documents, queries) if way == "backward" else (queries, documents)
     columns = [name for name in label_columns if name in _columns(asked)]
     hits = _hit_lists(first, asked, found, reader, columns, None if before is None else before[way], max_hit_lists)
     notes = ["A right document that scores the same as a wrong one stands behind it: ties never help."]
@@ -81,7 +80,10 @@ def retrieval_section(
         "Retrieval",
         metrics,
         f"{first.direction}_recall@{min(ks)}",
-        [_by_label(first, asked, column, name, ks, bootstrap_samples, seed) for column, name in _names(columns)],
+        [
+            _by_label(first, asked, column, name, ks, None if groups is None else groups[way], bootstrap_samples, seed)
+            for column, name in _names(columns)
+        ],
         [_recall_figure(rankings, metrics, ks)],
         hits,
         notes,
@@ -114,6 +116,7 @@ def retrieval_differences(
         ValueError: The two are not of the same queries.
 
     Example:
+        >>> import numpy as np
         >>> from mmembed.evaluation.ranking import rank_retrieval
         >>> worse, better = (rank_retrieval((np.eye(2), vectors), ["a", "b"], ["a", "b"], directions="forward")
         ...     for vectors in (np.eye(2)[[0, 0]], np.eye(2)))
@@ -140,27 +143,28 @@ def retrieval_differences(
 
 
 def _by_label(
-    ranking: Ranking, asked: Any, column: str, name: str, ks: Sequence[int], bootstrap_samples: int, seed: int
+    ranking: Ranking,
+    asked: Any,
+    column: str,
+    name: str,
+    ks: Sequence[int],
+    clusters: Sequence[str] | None,
+    bootstrap_samples: int,
+    seed: int,
 ) -> Table:
-    label_of = dict(zip(asked["id"], asked[column]))
-    labels = np.array(["" if label_of[id] is None else str(label_of[id]) for id in ranking.query_ids], dtype=object)
     smallest = f"recall@{min(ks)}"
     shown = [smallest, *([f"recall@{max(ks)}"] if len(ks) > 1 else []), "mrr"]
-    values = ranking.per_query(shown)
-    kinds, counts = np.unique(labels, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:_VALUES]
+    labels = labels_of(asked, column, ranking.query_ids)
+    parts = breakdown(ranking.per_query(shown), labels, clusters=clusters, samples=bootstrap_samples, seed=seed)
     rows: list[list[str | float | int | None]] = []
-    for kind in kinds[order]:
-        own = labels == kind
-        low = high = None
-        if bootstrap_samples:
-            interval = bootstrap_interval(values[smallest][own], samples=bootstrap_samples, seed=seed)
-            low, high = interval.low, interval.high
-        means = [float(values[metric][own].mean()) for metric in shown]
-        rows.append([str(kind) or "(none)", means[0], low, high, *means[1:], int(own.sum())])
+    for part in parts[:_VALUES]:
+        first = part.figures[smallest]
+        ends = (first.low, first.high) if bootstrap_samples else (None, None)
+        others = [part.figures[metric].mean for metric in shown[1:]]
+        rows.append([part.label or "(none)", first.mean, *ends, *others, part.n])
     said = f"{ranking.direction.replace('_', ' ')}, {len(labels):,} queries"
-    if len(kinds) > len(rows):
-        said += f", the {len(rows)} most frequent of {len(kinds)} values"
+    if len(parts) > len(rows):
+        said += f", the {len(rows)} most frequent of {len(parts)} values"
     header = [column, smallest, "95 % from", "to", *shown[1:], "n"]
     return Table(name, f"By {column}", header, rows, said + ".")
 

@@ -48,7 +48,7 @@ def draw_curves(
 
     Example:
         >>> points = [(0.0, 0.2, 0.1, 0.3), (1.0, 0.5, 0.4, 0.6)]
-        >>> draw_curves(getfixture("tmp_path") / "a.png", {"shop": points}, title="recall@1").name
+        >>> draw_curves(getfixture("tmp_path") / "a.png", {"shop": points}, title="success@1").name
         'a.png'
     """
     every = [point for points in curves.values() for point in points]

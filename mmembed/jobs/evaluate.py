@@ -73,8 +73,10 @@ def run(options: EvaluateOptions, *, command: str) -> Path:
         The path of report.html.
     """
     _check(options)
+    from mmembed.evaluation.query_results import FILE_NAME
     from mmembed.evaluation.report_page import write_report
     from mmembed.jobs.evaluation_data import evaluation_data, label_columns
+    from mmembed.jobs.evaluation_rankings import keep_query_results
     from mmembed.jobs.evaluation_sections import (
         Measurement,
         class_levels,
@@ -125,6 +127,11 @@ def run(options: EvaluateOptions, *, command: str) -> Path:
             maps=maps,
             max_hit_lists=options.max_hit_lists,
         )
+    for name, measurement in (("queries_before.jsonl", earlier), (FILE_NAME, after)):
+        if measurement is not None and measurement.rankings:
+            keep_query_results(measurement, options.output_dir / name)
+    if options.update_card:
+        _update_card(sections, data, Path(options.model or ""))
     _tell(sections, left_out, page)
     return page
 
@@ -141,6 +148,8 @@ def _check(options: EvaluateOptions) -> None:
     for side in ("query_use", "document_use"):
         if getattr(options, side) == "any":
             raise OptionsError(f"--{side} any: an evaluation looks at one side of an item; choose text, image or fused")
+    if options.update_card and not (Path(options.model) / "modules.json").is_file():
+        raise OptionsError(f"--update_card: {options.model} is no folder of a saved model, whose card could be updated")
     if (options.output_dir / "report.html").is_dir() or options.output_dir.is_file():
         raise OptionsError(f"--output_dir: {options.output_dir} is no folder that a page can be written to")
 
@@ -153,7 +162,7 @@ def _differences(after: Measurement) -> dict[str, Mapping[str, PairedDifference]
     if after.before is None or not after.rankings or not options.bootstrap_samples:
         return {}
     from mmembed.evaluation.retrieval_section import retrieval_differences
-    from mmembed.jobs.evaluation_sections import query_clusters
+    from mmembed.jobs.evaluation_rankings import query_clusters
 
     found = retrieval_differences(
         after.before.rankings,
@@ -197,6 +206,17 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _update_card(sections: Sequence[Section], data: EvaluationData, folder: Path) -> None:
+    from mmembed.export.evaluation_results import write_evaluation_results
+    from mmembed.export.hub_results import EvaluationData as MeasuredOn
+
+    for section in sections:
+        if section.name != "data":  # checks of the data say nothing of the model
+            measured_on = MeasuredOn(Path(data.name).name, data.part)
+            write_evaluation_results(folder, section.metrics, measured_on, evaluation=section.name)
+    sys.stdout.write(f"card            {folder / 'README.md'}\n")
 
 
 def _tell(sections: Sequence[Section], left_out: Mapping[str, str], page: Path) -> None:

@@ -39,7 +39,10 @@ class EvaluateOptions(DataOptions):
 
     # how it is measured
     ks: list[int] = option([1, 5, 10], "cut-offs of retrieval")
-    directions: Literal["both", "forward", "backward"] = option("both", "directions of retrieval")
+    directions: Literal["both", "forward", "backward", "every"] = option(
+        "both",
+        "directions of retrieval; every: each of text, image and fused against each, as far as the rows have them",
+    )
     exclude_same_id: bool = option(False, "leave the document with a query's own id out of its candidates")
     cluster_by_group: bool = option(True, "resample whole groups of queries, where there are groups of several")
     tasks: list[str] | None = option(
@@ -66,7 +69,10 @@ class EvaluateOptions(DataOptions):
     seed: int = option(0, "seed of resampling, folds and samples")
 
     # what is written
-    output_dir: Path = option(Path("runs/evaluate"), "folder of report.html, metrics.json, report_files/ and vectors/")
+    output_dir: Path = option(
+        Path("runs/evaluate"), "folder of report.html, metrics.json, queries.jsonl, report_files/ and vectors/"
+    )
+    update_card: bool = option(False, "also tell the numbers in the model's own card and .eval_results")
     title: str | None = option(None, "heading of the page")
     max_hit_lists: int = option(60, "queries of a hit sheet")
     map_points: int = option(800, "items of the map of embeddings; 0: no map")

@@ -69,33 +69,16 @@ def measured_sections(measurement: Measurement) -> tuple[list[Section], dict[str
 
 
 def _retrieval(measurement: Measurement) -> Section:
-    from mmembed.evaluation.ranking import rank_retrieval
     from mmembed.evaluation.retrieval_section import retrieval_section
+    from mmembed.jobs.evaluation_rankings import measured_rankings, query_clusters, ranked_tables
 
-    options, part = measurement.options, measurement.data.measured
-    uses: Any = (options.query_use, options.document_use)
-    if not len(part.pairs):
+    options = measurement.options
+    if not len(measurement.data.measured.pairs):
         raise NotPossibleError("no pairs, and no item with both a text and an image: nothing is to be found")
-    queries, documents = part.queries, part.documents
-    if measurement.data.is_one_table and uses[0] != uses[1]:
-        wanted = set(part.pairs["query_id"][:])
-        rows = [row for row, id in enumerate(queries["id"][:]) if id in wanted]
-        queries = documents = queries if len(rows) == len(queries) else queries.select(rows)
-    arrays = measurement.vectors.array(queries, uses[0]), measurement.vectors.array(documents, uses[1])
-    rankings = rank_retrieval(
-        arrays,
-        queries,
-        documents,
-        part.pairs,
-        query_use=uses[0],
-        document_use=uses[1],
-        directions=options.directions,
-        k=10,
-        exclude_same_id=options.exclude_same_id,
-    )
-    measurement.rankings = dict(rankings)
-    return retrieval_section(
-        rankings,
+    queries, documents = ranked_tables(measurement)
+    measurement.rankings = measured_rankings(measurement, queries, documents)
+    section = retrieval_section(
+        measurement.rankings,
         queries,
         documents,
         reader=measurement.data.reader,
@@ -107,6 +90,11 @@ def _retrieval(measurement: Measurement) -> Section:
         bootstrap_samples=options.bootstrap_samples,
         seed=options.seed,
     )
+    if options.directions == "every" and measurement.data.is_one_table and not options.exclude_same_id:
+        section = with_notes(
+            section, ["A fused vector holds its item's text and image: from it or to it is no search."]
+        )
+    return section
 
 
 def _matching(measurement: Measurement) -> Section:
@@ -338,20 +326,6 @@ class _Thumbnails(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-def query_clusters(measurement: Measurement) -> dict[str, list[str]] | None:
-    """By way, the group of each query, where there are groups of several queries."""
-    part = measurement.data.measured
-    if not measurement.options.cluster_by_group:
-        return None
-    group_of = {}
-    for name, table in (("forward", part.queries), ("backward", part.documents)):
-        groups = table["group"][:] if "group" in table.column_names else [None] * len(table)
-        # the prefixes keep a group from meeting an id of the same name
-        named = (f"id {id}" if group is None else f"group {group}" for id, group in zip(table["id"][:], groups))
-        group_of[name] = dict(zip(table["id"][:], named))
-    return {way: [group_of[way][id] for id in ranking.query_ids] for way, ranking in measurement.rankings.items()}
 
 
 def with_notes(section: Section, notes: Sequence[str]) -> Section:

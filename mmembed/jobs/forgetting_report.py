@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 WAYS = ("forward", "backward")
-METRIC = "recall@1"
+# At least one relevant document on top: what image-text papers call R@1, and recall@1 where a query has only one.
+METRIC = "success@1"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Measurements:
 
     Args:
         folder: Where they are kept.
-        ks: Cut-offs of recall.
+        ks: Cut-offs of success.
         samples: Resamples of the intervals.
         seed: Their seed.
         show_progress_bar: Show one while encoding.
@@ -145,14 +146,14 @@ class Measurements:
         return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
 
     def difference(self, model: str, other: str, data: str, way: str) -> dict[str, float]:
-        """Recall@1 of a model minus that of another on the same queries: {"mean", "low", "high", "p_value", "n"}."""
+        """Success@1 of a model minus that of another on the same queries: {"mean", "low", "high", "p_value", "n"}."""
         (ours, clusters), (theirs, _) = (self.values(name, data, way) for name in (model, other))
         found = paired_bootstrap(ours, theirs, clusters=clusters, **self._sampling)
         return {key: float(getattr(found, key)) for key in ("mean", "low", "high", "p_value", "n")}
 
     def all_metrics(self, model: str, data: str, way: str) -> dict[str, Any]:
-        """Every recall and MRR of a cell."""
-        names = [f"recall@{k}" for k in self.ks] + ["mrr"]
+        """Every success@k and MRR of a cell."""
+        names = [f"success@{k}" for k in self.ks] + ["mrr"]
         return {
             "direction": self.direction(data, way),
             "documents": self._held[model, data][way]["documents"],
@@ -172,7 +173,7 @@ def forgetting_report(
 
     Returns:
         "models", "data", "learnt", and by way ("forward", "backward"): "cells" (model → data → metrics), "since_base" and
-        "since_learnt" (model → data → paired difference of recall@1).
+        "since_learnt" (model → data → paired difference of success@1).
     """
     report: dict[str, Any] = {"models": list(models), "data": list(learnt), "learnt": dict(learnt), "metric": METRIC}
     for way in WAYS:

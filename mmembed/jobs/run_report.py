@@ -26,8 +26,8 @@ from mmembed.statistics import bootstrap_interval, paired_bootstrap
 def summarise(rankings: Mapping[str, Ranking], *, ks: Sequence[int], samples: int, seed: int) -> dict[str, Any]:
     """Recall at each k and MRR of each direction, each with its 95 % bootstrap interval over queries.
 
-    Recall@k is what image-text papers call it: the share of queries with a relevant document among the top k. Where a
-    query has one relevant document that is recall in every sense.
+    Recall@k is the share of a query's relevant documents among the top k. Where some query has several, success@k stands
+    beside it: whether there is at least one, which image-text papers call R@k.
 
     Args:
         rankings: By way ("forward", "backward"), from `rank_retrieval`.
@@ -36,26 +36,44 @@ def summarise(rankings: Mapping[str, Ranking], *, ks: Sequence[int], samples: in
         seed: Seed of the resampling.
 
     Returns:
-        Direction → {"n", "documents", metric → {"mean", "low", "high"}}, and "mean_recall" over ks and directions.
+        Direction → {"n", "documents", metric → {"mean", "low", "high"}}, and "mean_recall" over ks and directions; where
+        some query has several relevant documents also "mean_success".
     """
     summary: dict[str, Any] = {}
-    recalls = []
+    kinds = ("recall", "success") if _several_relevant(rankings) else ("recall",)
+    means: dict[str, list[float]] = {kind: [] for kind in kinds}
     for ranking in rankings.values():
-        names = [f"success@{k}" for k in ks] + ["mrr"]
+        names = [f"{kind}@{k}" for kind in kinds for k in ks] + ["mrr"]
         figures: dict[str, Any] = {"n": len(ranking.query_ids), "documents": len(ranking.document_ids)}
         for name, values in ranking.per_query(names).items():
             interval = bootstrap_interval(values, samples=samples, seed=seed)
-            name = name.replace("success", "recall")
             figures[name] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
             if name != "mrr":
-                recalls.append(interval.mean)
+                means[name.partition("@")[0]].append(interval.mean)
         summary[ranking.direction] = figures
-    summary["mean_recall"] = float(np.mean(recalls))
-    return summary
+    return summary | {f"mean_{kind}": float(np.mean(found)) for kind, found in means.items()}
+
+
+def headline(rankings: Mapping[str, Ranking]) -> str:
+    """The metric that a run is judged by at a glance: recall@1, or success@1 where queries have several relevant documents.
+
+    With several, recall@1 cannot reach 1.
+
+    Args:
+        rankings: By way.
+
+    Returns:
+        The name.
+    """
+    return "success@1" if _several_relevant(rankings) else "recall@1"
+
+
+def _several_relevant(rankings: Mapping[str, Ranking]) -> bool:
+    return any(len(relevant) > 1 for ranking in rankings.values() for relevant in ranking.relevant)
 
 
 def gains(before: Mapping[str, Ranking], after: Mapping[str, Ranking], *, samples: int, seed: int) -> dict[str, Any]:
-    """The paired difference in recall@1 of each direction, after minus before, over the same queries.
+    """The paired difference in the `headline` metric of each direction, after minus before, over the same queries.
 
     Args:
         before: Rankings by way.
@@ -67,8 +85,9 @@ def gains(before: Mapping[str, Ranking], after: Mapping[str, Ranking], *, sample
         Direction → {"mean", "low", "high", "p_value", "n"}.
     """
     found = {}
+    metric = headline(after)
     for way, ranking in after.items():
-        one, two = (which[way].per_query(["success@1"])["success@1"] for which in (after, before))
+        one, two = (which[way].per_query([metric])[metric] for which in (after, before))
         difference = paired_bootstrap(one, two, samples=samples, seed=seed)
         found[ranking.direction] = {
             key: float(getattr(difference, key)) for key in ("mean", "low", "high", "p_value", "n")
@@ -76,12 +95,27 @@ def gains(before: Mapping[str, Ranking], after: Mapping[str, Ranking], *, sample
     return found
 
 
+def write_queries(path: Path, rankings: Mapping[str, Ranking], queries: Dataset, documents: Dataset) -> None:
+    """Keep where each query's documents stand, for `mmembed compare`.
+
+    Args:
+        path: The file of JSON lines.
+        rankings: By way.
+        queries: ITEMS of the queries.
+        documents: ITEMS of the documents.
+    """
+    from mmembed.evaluation.query_results import query_results, write_query_results
+
+    tables = {"forward": queries, "backward": documents}
+    write_query_results(path, [query_results(ranking, tables[way]) for way, ranking in rankings.items()])
+
+
 def results_table(rows: Mapping[str, Mapping[str, Any]], ks: Sequence[int]) -> str:
     """A terminal's table: one line for each direction and stage, each figure with its interval where it has one.
 
     Args:
         rows: Stage ("before", "after", a baseline) → direction → metric → {"mean", "low", "high"} or a number.
-        ks: Cut-offs of recall.
+        ks: Cut-offs of recall; success@k has columns where a figure of it is there.
 
     Returns:
         The table.
@@ -92,7 +126,11 @@ def results_table(rows: Mapping[str, Mapping[str, Any]], ks: Sequence[int]) -> s
         ------------  -----  --------  ----  -
         text → image  after  .500      .625  4
     """
-    names = [f"recall@{k}" for k in ks] + ["mrr"]
+    figured = {
+        name for stages in rows.values() for found in stages.values() if isinstance(found, Mapping) for name in found
+    }
+    success = [f"success@{k}" for k in ks if f"success@{k}" in figured]
+    names = [f"recall@{k}" for k in ks] + success + ["mrr"]
     directions = list(dict.fromkeys(d for stages in rows.values() for d in stages if isinstance(stages[d], Mapping)))
     lines = []
     for direction in directions:
@@ -197,6 +235,7 @@ def write_run_card(
         results={"before": measured["before"], "after": measured["after"], **measured.get("references", {})},
         evaluated_on=EvaluationData(source, "test"),
         gains=measured["gain"],
+        gain_metric=measured["gain_metric"],
         contact_sheet="contact_sheet.png",
     )
     return write_card(folder, facts)

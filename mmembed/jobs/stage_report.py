@@ -116,7 +116,7 @@ class StageReport:
     def _write_card(self, record: StageRecord, plan: StagePlan, before: str) -> None:
         """The stage's model card: what it gained on its own data, and where the rest stands."""
         from mmembed.export.card import CardFacts, write_card
-        from mmembed.jobs.forgetting_report import WAYS
+        from mmembed.jobs.forgetting_report import METRIC, WAYS
 
         own = plan.sources[0].name
         names = {way: self._measurements.direction(own, way) for way in WAYS}
@@ -166,6 +166,7 @@ class StageReport:
                 gains={
                     name: self._measurements.difference(record.name, before, own, way) for way, name in names.items()
                 },
+                gain_metric=METRIC,
             ),
         )
 

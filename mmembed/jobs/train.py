@@ -147,6 +147,7 @@ def _run(options: TrainOptions, args: EmbeddingTrainingArguments, augmentation: 
     sampling = {"samples": options.bootstrap_samples, "seed": args.seed}
     measured = {stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()}
     measured["gain"] = run_report.gains(rankings["before"], rankings["after"], **sampling)
+    measured["gain_metric"] = run_report.headline(rankings["after"])
     measured["data"] = {
         **{f"{name} pairs": len(part.pairs) for name, part in data.parts.items()},
         "bad images": len(data.bad_images),
@@ -160,8 +161,10 @@ def _run(options: TrainOptions, args: EmbeddingTrainingArguments, augmentation: 
     trainer.write_temperature()
     run_report.save_model(model, out / "model")
     run_report.write_json(out / "metrics.json", measured)
+    for name, ways in (("queries_before.jsonl", rankings["before"]), ("queries.jsonl", rankings["after"])):
+        run_report.write_queries(out / name, ways, test.queries, test.documents)
     direction, ranking = next((r.direction, r) for r in rankings["after"].values())
-    first = measured["after"][direction]["recall@1"]["mean"]
+    first = measured["after"][direction][measured["gain_metric"]]["mean"]
     sheet = run_report.draw_sheet(
         out / "model" / "contact_sheet.png",
         ranking,
@@ -170,7 +173,7 @@ def _run(options: TrainOptions, args: EmbeddingTrainingArguments, augmentation: 
         data.reader,
         number=options.sheet_queries,
         title=f"{direction.replace('_to_', ' → ')}: queries from the best found to the worst",
-        subtitle=f"recall@1 {first:.3f} over {len(ranking.query_ids)} held-out queries",
+        subtitle=f"{measured['gain_metric']} {first:.3f} over {len(ranking.query_ids)} held-out queries",
     )
     run_report.write_run_card(out / "model", model, measured, options, args)
     rows = {"before": measured["before"], "after": measured["after"], **measured.get("references", {})}

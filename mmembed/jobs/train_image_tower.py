@@ -201,6 +201,7 @@ def run(options: ImageTowerOptions) -> dict[str, Any]:
     sampling = {"samples": options.bootstrap_samples, "seed": args.seed}
     measured = {stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()}
     measured["gain"] = run_report.gains(rankings["before"], rankings["after"], **sampling)
+    measured["gain_metric"] = run_report.headline(rankings["after"])
     measured["data"] = {
         **{f"{name} photos": len(part) for name, part in data.parts.items()},
         "training groups": len(set(train["group"][:])),
@@ -213,6 +214,8 @@ def run(options: ImageTowerOptions) -> dict[str, Any]:
     if loss is not None:
         _save_head(loss, train, out / "model" / HEAD)
     run_report.write_json(out / "metrics.json", measured)
+    for name, ways in (("queries_before.jsonl", rankings["before"]), ("queries.jsonl", rankings["after"])):
+        run_report.write_queries(out / name, ways, test, test)
     _write_card(out, model, measured, options, args)
     rows = {stage: measured[stage] for stage in ("before", "after")}
     sys.stdout.write(
@@ -364,6 +367,7 @@ def _write_card(
         hyper_parameters={**{name: str(getattr(args, name)) for name in shown}, "world size": args.world_size},
         results={stage: measured[stage] for stage in ("before", "after")},
         gains=measured["gain"],
+        gain_metric=measured["gain_metric"],
     )
     write_card(out / "model", facts)
 

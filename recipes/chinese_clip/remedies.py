@@ -64,7 +64,7 @@ def main() -> int:
         for alpha in curve[old]
         if alpha != "0" or name == options.remedies[0]
     ]
-    page = markdown_table(rows, ["remedy", "alpha", f"recall@1, {old}", f"recall@1, {new}"])
+    page = markdown_table(rows, ["remedy", "alpha", f"success@1, {old}", f"success@1, {new}"])
     (options.output_dir / "remedies.md").write_text(page + "\n", encoding="utf-8")
     draw_curves(
         options.output_dir / "remedies.png",
@@ -75,9 +75,9 @@ def main() -> int:
             ]
             for name, curve in curves.items()
         },
-        title=f"recall@1 on {old}, kept, over recall@1 on {new}, learnt",
+        title=f"success@1 on {old}, kept, over success@1 on {new}, learnt",
         subtitle="each line is a remedy, from alpha 0 (before the second stage) to alpha 1; up and to the right is better",
-        x_title=f"recall@1 on {new}",
+        x_title=f"success@1 on {new}",
     )
     print(page)
     return 0

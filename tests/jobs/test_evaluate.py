@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from mmembed.data.catalogue import demo_catalogue
 from mmembed.data.collection import Collection
@@ -17,6 +18,7 @@ from mmembed.data.reading import read_items
 from mmembed.data.schema import DataError
 from mmembed.embeddings import Embeddings
 from mmembed.encode import encode_items
+from mmembed.evaluation.query_results import read_query_results
 from mmembed.evaluation.retrieval import evaluate_retrieval, rank_retrieval
 from mmembed.images import ImageError, ImagePolicy, ImageReader
 from mmembed.jobs.evaluate import main
@@ -144,6 +146,81 @@ def test_before_and_after_are_compared_in_pairs(models: dict[str, str], shop: Pa
     assert numbers["names"] == {"before": "old", "after": "new"}
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "better than before" in page and "worse than before" in page
+
+
+def test_what_each_query_found_is_kept_and_compared_without_the_model(
+    models: dict[str, str], shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mmembed.jobs.compare import main as compare
+
+    report = tmp_path / "report"
+    numbers = evaluate(
+        "retrieval", report, model=models["new"], base_model=models["old"], data=str(shop), part="all", labels=["type"]
+    )
+    kept = read_query_results(report / "queries.jsonl")
+    assert list(kept) == ["text_to_image", "image_to_text"] and set(kept["text_to_image"].labels[0]) == {"type"}
+    recall = kept["text_to_image"].per_query(["recall@1"])["recall@1"].mean()
+    assert recall == pytest.approx(numbers["sections"]["retrieval"]["metrics"]["text_to_image_recall@1"])
+    words = [str(report / "queries_before.jsonl"), str(report), "--output_dir", str(tmp_path / "compared")]
+    assert compare([*words, "--bootstrap_samples", "100"]) == 0
+    compared = json.loads((tmp_path / "compared" / "comparison.json").read_text(encoding="utf-8"))
+    one = next(m for m in compared["metrics"] if (m["direction"], m["metric"]) == ("text_to_image", "recall@1"))
+    found = numbers["differences"]["retrieval"]["text_to_image_recall@1"]
+    assert one["difference"]["mean"] == pytest.approx(found["mean"]) and one["difference"]["n"] == 48
+    assert "verdict" in capsys.readouterr().out
+
+
+def test_every_direction_is_measured_where_it_is_a_search(models: dict[str, str], shop: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    same = evaluate("retrieval", tmp_path / "a", model=models["new"], data=str(shop), directions="every", part="all")
+    metrics = same["sections"]["retrieval"]["metrics"]
+    ways = {name.removesuffix("_mrr") for name in metrics if name.endswith("_mrr")}
+    uses = ("text", "image", "fused")
+    assert ways == {f"{one}_to_{other}" for one in uses for other in uses if one != other}
+    assert any("fused vector holds" in note for note in same["sections"]["retrieval"]["notes"])
+    alone = evaluate("retrieval", tmp_path / "b", model=models["new"], data=str(shop), part="all")
+    for way in ("text_to_image", "image_to_text"):
+        assert metrics[f"{way}_mrr"] == pytest.approx(alone["sections"]["retrieval"]["metrics"][f"{way}_mrr"])
+
+    items = read_items(shop)
+    rows = {"query_id": ["s0", "s1"], "positive_ids": [["s6"], ["s2", "s3"]], "negative_ids": [[], []]}
+    write_collection(Collection(items, items, Dataset.from_dict(rows)), tmp_path / "tables", "mmembed")
+    others = evaluate("retrieval", tmp_path / "c", model=models["new"], data=str(tmp_path / "tables"),
+        directions="every", exclude_same_id=True, part="all")["sections"]["retrieval"]  # fmt: skip
+    metrics = others["metrics"]
+    assert {name.removesuffix("_mrr") for name in metrics if name.endswith("_mrr")} == {
+        f"{one}_to_{other}" for one in uses for other in uses
+    }
+    assert not any("fused vector holds" in note for note in others["notes"])
+
+
+def test_the_models_own_card_tells_the_numbers_where_it_is_asked_for(
+    models: dict[str, str], shop: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    from huggingface_hub import ModelCard, parse_eval_result_entries
+
+    folder = tmp_path / "model"
+    shutil.copytree(models["new"], folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Hats\n", encoding="utf-8")
+    before = (folder / "README.md").read_text(encoding="utf-8")
+    evaluate("retrieval", tmp_path / "a", model=str(folder), data=str(shop))
+    assert (folder / "README.md").read_text(encoding="utf-8") == before and not (folder / ".eval_results").exists()
+    numbers = evaluate("all", tmp_path / "b", model=str(folder), data=str(shop), update_card=True)
+    card = ModelCard.load(folder / "README.md")
+    wanted = numbers["sections"]["retrieval"]["metrics"]["text_to_image_recall@1"]
+    told = {one.metric_name: one for one in card.data.eval_results}
+    assert told["text_to_image_recall@1"].metric_value == pytest.approx(wanted, abs=1e-4)
+    kinds = {one.task_name for one in card.data.eval_results}
+    assert len(kinds) == len(numbers["sections"]) - 1  # the checks of the data are none of the model
+    files = sorted((folder / ".eval_results").iterdir())
+    assert len(files) == len(kinds)
+    for file in files:
+        assert parse_eval_result_entries(yaml.safe_load(file.read_text(encoding="utf-8")))
+    with pytest.raises(OptionsError, match="no folder of a saved model"):
+        evaluate("retrieval", tmp_path / "c", model="owner/name", data=str(shop), update_card=True)
 
 
 def test_vectors_are_encoded_once(

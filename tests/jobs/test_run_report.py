@@ -13,10 +13,21 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
+from mmembed.evaluation.query_results import read_query_results
 from mmembed.evaluation.ranking import rank_retrieval
 from mmembed.export.hub_results import evaluation_results
 from mmembed.images import ImageReader
-from mmembed.jobs.run_report import draw_sheet, gains, results_table, save_model, summarise, write_json, write_run_card
+from mmembed.jobs.run_report import (
+    draw_sheet,
+    gains,
+    headline,
+    results_table,
+    save_model,
+    summarise,
+    write_json,
+    write_queries,
+    write_run_card,
+)
 from mmembed.jobs.train_options import TrainOptions
 from mmembed.training.arguments import EmbeddingTrainingArguments
 from tests.tiny_models import tiny_dual_encoder
@@ -53,6 +64,43 @@ def test_the_mean_recall_is_over_cut_offs_and_directions(rankings) -> None:
     figures = summarise(rankings, ks=(1, 2), **SAMPLING)
     recalls = [figures[r.direction][f"recall@{k}"]["mean"] for r in rankings.values() for k in (1, 2)]
     assert figures["mean_recall"] == pytest.approx(np.mean(recalls))
+
+
+@pytest.fixture(scope="module")
+def captions():
+    """One picture with three captions and one with one; the first picture finds one of its three among the first two."""
+    pictures, texts = ["p", "q"], ["p1", "p2", "p3", "q1"]
+    pairs = {"p": ["p1", "p2", "p3"], "q": ["q1"]}
+    vectors = (turned([0.0, 2.0]), turned([0.1, 1.0, 1.2, 0.2]))
+    return rank_retrieval(vectors, pictures, texts, pairs, query_use="image", document_use="text", directions="forward")
+
+
+def test_with_several_relevant_documents_recall_and_success_stand_side_by_side(captions) -> None:
+    figures = summarise(captions, ks=(1, 2), **SAMPLING)
+    own = figures["image_to_text"]
+    # p: p1 first, then q1: one of three; q at 2.0 sees p3, p2, q1, p1: q1 is third
+    assert own["recall@2"]["mean"] == pytest.approx((1 / 3 + 0) / 2) and own["success@2"]["mean"] == 0.5
+    assert figures["mean_success"] == 0.5 and figures["mean_recall"] == pytest.approx(1 / 6)
+    assert headline(captions) == "success@1"
+    table = results_table({"after": figures}, [1, 2])
+    assert "recall@1" in table and "success@2" in table
+    perfect = rank_retrieval((turned([0.0, 2.0]), turned([0.0, 0.1, 0.2, 2.0])), ["p", "q"], ["p1", "p2", "p3", "q1"],
+        {"p": ["p1", "p2", "p3"], "q": ["q1"]}, query_use="image", document_use="text", directions="forward")  # fmt: skip
+    assert gains(captions, perfect, **SAMPLING)["image_to_text"]["mean"] == 0.5
+
+
+def test_with_one_relevant_document_each_recall_alone_is_told(rankings) -> None:
+    figures = summarise(rankings, ks=(1,), **SAMPLING)
+    assert "mean_success" not in figures and "success" not in results_table({"after": figures}, [1])
+    assert headline(rankings) == "recall@1"
+
+
+def test_what_each_query_found_is_kept(rankings, tmp_path: Path) -> None:
+    tables = [Dataset.from_dict({"id": list("abcd"), "text": list("abcd")}) for _ in range(2)]
+    write_queries(tmp_path / "queries.jsonl", rankings, *tables)
+    found = read_query_results(tmp_path / "queries.jsonl")
+    assert list(found) == ["text_to_image", "image_to_text"]
+    assert found["text_to_image"].first_ranks().tolist() == rankings["forward"].first_ranks().tolist() == [1, 1, 2, 1]
 
 
 def test_a_gain_of_nothing_is_nothing(rankings) -> None:
@@ -115,6 +163,7 @@ def test_the_card_of_a_run_says_what_its_metrics_file_says(rankings, tmp_path: P
     before = summarise(rankings, ks=(1, 2), **SAMPLING)
     before["text_to_image"]["recall@1"]["mean"] = 0.125
     measured = {"before": before, "after": after, "gain": gains(rankings, rankings, **SAMPLING), "data": {"pairs": 4}}
+    measured["gain_metric"] = headline(rankings)
     write_json(tmp_path / "metrics.json", measured)
     folder = tmp_path / "model"
     folder.mkdir()

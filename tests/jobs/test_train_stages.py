@@ -145,8 +145,8 @@ def test_the_average_lies_half_way_between_start_and_trained(everything: Path) -
     cells = json.loads((run / "forgetting.json").read_text())["forward"]["cells"]
     # the ends and the middle of the curve are models of the chain
     for data in ("first", "second", "other"):
-        assert curve["forward"][data]["0"]["mean"] == cells["first"][data]["recall@1"]["mean"]
-        assert curve["forward"][data]["0.5"]["mean"] == cells["second"][data]["recall@1"]["mean"]
+        assert curve["forward"][data]["0"]["mean"] == cells["first"][data]["success@1"]["mean"]
+        assert curve["forward"][data]["0.5"]["mean"] == cells["second"][data]["success@1"]["mean"]
 
 
 def test_a_soup_is_the_mean_of_its_seeds(everything: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_report_is_a_matrix_of_models_and_data(everything: Path) -> None:
         assert set(report[way]["since_learnt"]["third"]) == {"first", "second"}
         for row in report[way]["cells"].values():
             for cell in row.values():
-                figure = cell["recall@1"]
+                figure = cell["success@1"]
                 assert figure["low"] <= figure["mean"] <= figure["high"] and figure["n"] == 5
     # one cell against the public function
     items = read_items(everything / "a" / "items.jsonl")
@@ -186,19 +186,19 @@ def test_the_report_is_a_matrix_of_models_and_data(everything: Path) -> None:
     reader = ImageReader(ImagePolicy(root=everything / "a"))
     found = evaluate_retrieval(model, test, test, reader=reader, ks=(1, 5))
     cell = report["forward"]["cells"]["second"]["first"]
-    assert cell["recall@1"]["mean"] == found["text_to_image_recall@1"]
-    assert cell["recall@5"]["mean"] == found["text_to_image_recall@5"]
+    assert cell["success@1"]["mean"] == found["text_to_image_success@1"]
+    assert cell["success@5"]["mean"] == found["text_to_image_success@5"]
     difference = report["forward"]["since_learnt"]["second"]["first"]["mean"]
     cells = report["forward"]["cells"]
     assert difference == pytest.approx(
-        cells["second"]["first"]["recall@1"]["mean"] - cells["first"]["first"]["recall@1"]["mean"]
+        cells["second"]["first"]["success@1"]["mean"] - cells["first"]["first"]["success@1"]["mean"]
     )
     for name in ("forgetting.md", "forgetting.png", "02-second/forgetting.json", "02-second/weight_curve.png"):
         assert (everything / "run" / name).stat().st_size
     page = (everything / "run" / "forgetting.md").read_text()
     assert "| third |" in page and "Paired difference to the base" in page
     card = (everything / "run" / "02-second" / "model" / "README.md").read_text()
-    assert "text → image" in card and "second" in card and "recall@1" in card
+    assert "text → image" in card and "second" in card and "success@1" in card
     after_second = json.loads((everything / "run" / "02-second" / "forgetting.json").read_text())
     assert after_second["models"] == ["base", "first", "second"]
 

@@ -221,7 +221,7 @@ def test_the_three_stages_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     report = json.loads((tmp_path / "run" / "forgetting.json").read_text())
     assert report["models"] == ["base", "muge", "flickr30k_cn", "private"] and report["learnt"]["muge"] == "muge"
     cell = report["forward"]["cells"]["private"]["muge"]
-    assert cell["documents"] == 12 and cell["recall@1"]["n"] == 12  # the whole gallery of its own test part
+    assert cell["documents"] == 12 and cell["success@1"]["n"] == 12  # the whole gallery of its own test part
     assert "model    run/03-private/model" in capsys.readouterr().out
 
 
