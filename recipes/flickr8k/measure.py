@@ -2,8 +2,8 @@
 
     python recipes/flickr8k/measure.py --model runs/train/model --data flickr8k --image_root DIR
 
-`--data` is what prepare.py wrote. Prints recall@1/5/10 both ways with 95 % intervals, and mean recall. As in papers on
-captions, an image's query counts as answered when any one of its captions is found (elsewhere `success@k`).
+`--data` is what prepare.py wrote. Prints success@1/5/10 both ways with 95 % intervals, and their mean: what papers on captions
+call R@k and mean recall, where an image's query counts as answered when any one of its captions is found.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> int:
     images = read_items(options.data / "images.jsonl", image_root=options.image_root)
     pairs = read_pairs(options.data / "pairs.jsonl")
     reader = ImageReader(ImagePolicy(root=options.image_root))
-    print("| captions | direction | recall@1 | recall@5 | recall@10 | n |\n|---|---|---|---|---|---|")
+    print("| captions | direction | success@1 | success@5 | success@10 | n |\n|---|---|---|---|---|---|")
     for language in sorted(set(captions["language"])):
         rows = [
             row
