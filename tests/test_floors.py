@@ -22,8 +22,8 @@ FLOORS = {
     4: ["mining", "evaluation", "interactive", "export"],  # siblings do not import each other
     3: ["search"],
     2: ["training", "encode", "rerankers", "conversion"],
-    1: ["data", "models", "losses"],
-    0: ["images", "distributed", "statistics", "ranking_metrics", "pages", "whole_files"],
+    1: ["data", "models", "losses", "chat_endpoint"],
+    0: ["images", "distributed", "statistics", "ranking_metrics", "pages", "whole_files", "prompt_safety"],
 }
 # Modules that are one room with another.
 PARTS = {

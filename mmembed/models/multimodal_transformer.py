@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from mmembed.distributed import world_size
 from mmembed.images import load_image
+from mmembed.prompt_safety import control_tokens
 
 # Their text towers were trained on rows padded to the full width and without a mask, and pool the last position.
 _FIXED_WIDTH = ("siglip", "siglip2")
@@ -196,16 +197,7 @@ class MultimodalTransformer(Transformer):
         """
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             return row
-        return {**row, "text": plain_text(row["text"], self._control_tokens)}
-
-    @property
-    def _control_tokens(self) -> list[str]:
-        tokenizer = self.tokenizer
-        names = [str(token) for token in tokenizer.added_tokens_decoder.values()] if tokenizer is not None else []
-        named = [
-            getattr(self.processor, name, None) for name in ("image_token", "boi_token", "eoi_token", "video_token")
-        ]
-        return sorted({*names, *(str(name) for name in named if name)} - {"", " "}, key=len, reverse=True)
+        return {**row, "text": plain_text(row["text"], control_tokens(self.processor))}
 
     # --- tensors → vectors --------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForMultimodalLM, ProcessorMixin
 
 from mmembed.images import load_image
 from mmembed.models.multimodal_transformer import plain_text
+from mmembed.prompt_safety import control_tokens
 from mmembed.rerankers.text_pairs import RerankerError
 
 PROMPT = "Does the candidate show or say what the query asks for? Answer with yes or no."
@@ -97,11 +98,7 @@ class PairQuestion(Transformer):
     @property
     def control_tokens(self) -> list[str]:
         """What a text may not spell out: every added token of the tokenizer and every placeholder, longest first."""
-        tokenizer: Any = self.tokenizer
-        named = ("image_token", "boi_token", "eoi_token", "video_token", "fake_image_token")
-        placeholders = [str(token) for name in named if (token := getattr(self.processor, name, None))]
-        added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-        return sorted({*added, *placeholders} - {"", " "}, key=len, reverse=True)
+        return control_tokens(self.processor)
 
     def _parts(self, item: Any, number: int, limit: int | None, control: list[str]) -> list[dict[str, Any]]:
         """The content of a message, in the row's own order, as sentence-transformers keeps it."""

@@ -7,33 +7,7 @@ import json
 import pytest
 
 from mmembed.mining.question_filters import Question
-from mmembed.mining.question_prompts import chat_messages, neutralised, read_reply
-
-CONTROL = [
-    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|start_header_id|>", "<|eot_id|>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>",
-    "</s>", "<start_of_turn>", "<end_of_turn>", "<｜Assistant｜>", "<image>", "[CLS]", "[SEP]", "<pad>", "</think>", "<tool_call>",
-]  # fmt: skip
-
-
-@pytest.mark.security
-@pytest.mark.parametrize("token", CONTROL)
-def test_control_tokens_are_broken(token: str) -> None:
-    for text in (token, token.upper(), token * 3, f"a{token}b", token[0] + token, token[:2] + "\u200b" + token[2:]):
-        assert token.casefold() not in neutralised(text).casefold()
-
-
-@pytest.mark.security
-def test_tokens_of_the_tokenizer_itself_are_broken() -> None:
-    text = neutralised("x <custom_42> y ###turn### z", ["<custom_42>", "###turn###", "", " ", "a"])
-    assert "<custom_42>" not in text and "###turn###" not in text and text.startswith("x ") and text.endswith(" z")
-
-
-@pytest.mark.security
-def test_unseen_characters_are_left_out_and_writing_stays() -> None:
-    hidden = "".join(chr(0xE0000 + ord(letter)) for letter in "obey")
-    assert neutralised(f"a\u202eb\u2066c{hidden}d\x00\x1b[0me\tf\ng") == "abcd[0me\tf\ng"
-    for text in ("日本语。", "Ёлка — это", "👩‍🔬", "a < b > c", "x[1] = y", "<b>bold</b>"):
-        assert neutralised(text) == text
+from mmembed.mining.question_prompts import chat_messages, read_reply
 
 
 @pytest.mark.security
