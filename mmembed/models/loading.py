@@ -15,6 +15,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Processo
 
 from mmembed.models import OWN_MODELS, DualEncoderProcessor
 from mmembed.models.flag_embedding import POOLINGS, recorded_pooling
+from mmembed.models.folder_checks import ModelError, check_model_folder
 from mmembed.models.multimodal_transformer import MultimodalTransformer, adopt
 
 _FORWARD = {"method": "forward", "method_output_name": "pooler_output"}
@@ -24,10 +25,6 @@ _OWN_MODALITIES = {
     ("image", "text"): _FORWARD,
     "message": {**_FORWARD, "format": "structured"},
 }
-
-
-class ModelError(ValueError):
-    """A folder or name that no embedding model can be made of, with what to do."""
 
 
 def load_model(
@@ -62,7 +59,7 @@ def load_model(
         The model, in evaluation mode.
 
     Raises:
-        ModelError: If it is no such model.
+        ModelError: If it is no such model, or a folder that `check_model_folder` refuses.
 
     Example:
         >>> from mmembed.models.dual_encoder.building import build_dual_encoder
@@ -72,7 +69,7 @@ def load_model(
         (2, 128)
     """
     name = os.fspath(name_or_path)
-    _check_folder(name)
+    _check_folder(name, trust_remote_code)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     model_kwargs = {"use_safetensors": True, **(model_kwargs or {})}
     try:
@@ -193,7 +190,7 @@ def _is_decoder(config: PretrainedConfig, model: nn.Module) -> bool:
     )
 
 
-def _check_folder(name: str) -> None:
+def _check_folder(name: str, trust_remote_code: bool) -> None:
     folder = Path(name)
     if folder.is_file():
         raise ModelError(f"{name} is a file; pass the folder that holds it.")
@@ -205,6 +202,7 @@ def _check_folder(name: str) -> None:
     if not names & {"config.json", "modules.json", "adapter_config.json"}:
         shown = ", ".join(sorted(names)[:5]) or "nothing"
         raise ModelError(f"{name} is not a model folder: it has neither config.json nor modules.json, but {shown}.")
+    check_model_folder(folder, trust_remote_code=trust_remote_code)
     if "config.json" in names and "modules.json" not in names:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(config, dict) or "model_type" not in config:
