@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from mmembed.evaluation.item_vectors import groups_of, item_vectors
 from mmembed.evaluation.label_leakage import LabelLeak, find_label_leak
 from mmembed.evaluation.probes_learning import PROBES, predict_held_out
-from mmembed.evaluation.probes_scores import Scored, score_classes, score_numbers
+from mmembed.evaluation.probes_scores import Scored, interval_of_mean, score_classes, score_numbers
 from mmembed.evaluation.probes_tasks import ProbeTask, Target, guess_tasks, parse_task, read_target
 
 BASELINES = ("majority", "tfidf")
@@ -74,13 +74,20 @@ class Probing:
         """Every number by name, each task's n and classes among them."""
         main = self.primary.removeprefix("mean_")
         counting = [
-            result.scored.metrics[main]
+            result.scored
             for result in self.results
             if result.probe == self.probes[0]
             and result.representation in self.representations
             and result.scored.main == main
         ]
-        metrics = {self.primary: float(np.mean(counting)), "folds": float(self.folds)}
+        metrics = {self.primary: float(np.mean([scored.metrics[main] for scored in counting]))}
+        tasks = [target for target in self.targets if (target.task.kind == "number") == (main == "spearman")]
+        same_rows = all(list(target.groups) == list(tasks[0].groups) for target in tasks)
+        interval = interval_of_mean(counting, same_groups=same_rows)
+        if interval is not None:
+            metrics[f"{self.primary}_low"], metrics[f"{self.primary}_high"] = interval
+        metrics[f"{self.primary}_n"] = float(len({int(row) for target in tasks for row in target.rows}))
+        metrics["folds"] = float(self.folds)
         for target in self.targets:
             title = target.task.title
             metrics[f"{title}_n"] = float(len(target.rows))

@@ -44,6 +44,29 @@ class Scored:
         return self.metrics[self.main] - other.metrics[other.main], low, high
 
 
+def interval_of_mean(
+    scored: Sequence[Scored], *, same_groups: bool, confidence: float = 0.95
+) -> tuple[float, float] | None:
+    """Lower and upper end of the mean of several sets' main metrics.
+
+    Args:
+        scored: the sets, resampled equally often.
+        same_groups: whether all are of the same groups, so that one seed drew the same ones for each. Where they are not,
+            the sets are taken to err together, which makes the interval no narrower than it is.
+        confidence: of the interval.
+
+    Returns:
+        The ends; None without resamples.
+
+    Example:
+        >>> one, two = (Scored({"f1_macro": 0.5}, "f1_macro", np.array(drawn), 4) for drawn in ([0.4, 0.6], [0.6, 0.4]))
+        >>> [interval_of_mean([one, two], same_groups=same, confidence=1.0) for same in (True, False)]
+        [(0.5, 0.5), (0.4, 0.6)]
+    """
+    drawn = [one.samples if same_groups else np.sort(one.samples) for one in scored]
+    return _ends(np.mean(drawn, axis=0), confidence) if drawn else None
+
+
 def _ends(samples: NDArray[np.float64], confidence: float) -> tuple[float, float] | None:
     if not len(samples):
         return None

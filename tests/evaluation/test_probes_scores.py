@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
-from mmembed.evaluation.probes_scores import score_classes, score_numbers, weighted_spearman
+from mmembed.evaluation.probes_scores import interval_of_mean, score_classes, score_numbers, weighted_spearman
 
 
 def by_scikit_learn(truth, predicted):
@@ -120,3 +120,22 @@ def test_what_does_not_go_together_is_refused():
         score_classes(np.array([0, 1]), np.array([0, 1, 1]), ["a", "b"])
     with pytest.raises(ValueError, match="do not go together"):
         score_numbers(np.array([]), np.array([]), [])
+
+
+def test_the_mean_of_two_tasks_is_resampled_as_one() -> None:
+    """Of the same rows, each draw's mean is that of scikit-learn's F1 weighted by the draw; of others it is no narrower."""
+    generator = np.random.default_rng(3)
+    groups = [str(row) for row in range(40)]
+    tasks = [(generator.integers(0, 3, 40), generator.integers(0, 3, 40)) for _ in range(2)]
+    scored = [score_classes(truth, guess, groups, samples=400, seed=5) for truth, guess in tasks]
+    # groups are drawn in the order of their names
+    draws = np.random.default_rng(5).multinomial(40, np.full(40, 1 / 40), size=400)
+    order = np.argsort(groups)
+    means = [
+        np.mean([f1_score(t[order], g[order], sample_weight=w, average="macro", zero_division=0) for t, g in tasks])
+        for w in draws
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert interval_of_mean(scored, same_groups=True) == pytest.approx((low, high), abs=1e-9)
+    wide = interval_of_mean(scored, same_groups=False)
+    assert wide is not None and wide[0] < low and wide[1] > high
