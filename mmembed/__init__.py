@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mmembed.bridges.mteb import mteb_model
+    from mmembed.chat_endpoint import ChatEndpoint
     from mmembed.conversion.converting import convert_checkpoint
     from mmembed.data.catalogue import demo_catalogue
     from mmembed.data.checks import check_data
@@ -41,16 +42,19 @@ if TYPE_CHECKING:
     from mmembed.models.loading import load_model
     from mmembed.rerankers.reranking import rerank
     from mmembed.rerankers.vision_language import load_vlm_reranker
+    from mmembed.search.pipeline import SearchPipeline
     from mmembed.training.arguments import EmbeddingTrainingArguments
     from mmembed.training.stages import Stage, run_stages
     from mmembed.training.trainer import EmbeddingTrainer
 
 _HOMES = {
+    "ChatEndpoint": "mmembed.chat_endpoint",
     "Collection": "mmembed.data.collection",
     "DataReport": "mmembed.data.data_report",
     "Embeddings": "mmembed.embeddings",
     "EmbeddingTrainer": "mmembed.training.trainer",
     "EmbeddingTrainingArguments": "mmembed.training.arguments",
+    "SearchPipeline": "mmembed.search.pipeline",
     "Stage": "mmembed.training.stages",
     "add_teacher_scores": "mmembed.mining.teacher_scores",
     "check_data": "mmembed.data.checks",
@@ -88,12 +92,14 @@ _HOMES = {
 
 # Written out, so that type checkers and editors see the names; tests/test_init.py holds it to _HOMES.
 __all__ = [
+    "ChatEndpoint",
     "Collection",
     "DataReport",
     "EmbeddingTrainer",
     "EmbeddingTrainingArguments",
     "Embeddings",
     "MatchingRule",
+    "SearchPipeline",
     "Stage",
     "add_teacher_scores",
     "check_data",

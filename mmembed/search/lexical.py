@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -45,6 +45,7 @@ class LexicalIndex:
         self.settings = settings
         self._retriever = retriever
         self._place = np.empty(len(self.ids), dtype=np.int64)  # of each document in the order of ids
+        self._rows = {id: row for row, id in enumerate(self.ids)}
         self._place[np.array(sorted(range(len(self.ids)), key=self.ids.__getitem__))] = np.arange(len(self.ids))
 
     def __len__(self) -> int:
@@ -113,15 +114,38 @@ class LexicalIndex:
         Returns:
             float32 (n,), in the order of `ids`; 0 where nothing is shared.
         """
-        cut = {name: self.settings[name] for name in ("tokeniser", "stemmer", "fold_width")}
-        return self._retriever.get_scores_from_ids(self._retriever.get_tokens_ids(tokenise(query, **cut)))
+        return self._retriever.get_scores_from_ids(self._retriever.get_tokens_ids(self.tokens(query)))
 
-    def search(self, queries: Sequence[str], k: int = 10) -> list[dict[str, float]]:
+    def weighted_scores(self, tokens: Mapping[str, float]) -> np.ndarray:
+        """The score of every document for tokens that count more or less than once.
+
+        Args:
+            tokens: weights by token, as `tokenise` cuts them; one that no document has counts nothing.
+
+        Returns:
+            float64 (n,), in the order of `ids`: Σ over tokens of weight · the token's score.
+        """
+        scores = np.zeros(len(self.ids))
+        stored, vocabulary = self._retriever.scores, self._retriever.vocab_dict
+        for token, weight in tokens.items():
+            if token in vocabulary:
+                column = slice(*stored["indptr"][vocabulary[token] : vocabulary[token] + 2].tolist())
+                scores[stored["indices"][column]] += weight * stored["data"][column].astype(np.float64)
+        return scores
+
+    def tokens(self, text: str) -> list[str]:
+        """A text's tokens, cut as this index cuts its documents and queries."""
+        return tokenise(text, **{name: self.settings[name] for name in ("tokeniser", "stemmer", "fold_width")})
+
+    def search(
+        self, queries: Sequence[str | Mapping[str, float]], k: int = 10, *, allowed: Collection[str] | None = None
+    ) -> list[dict[str, float]]:
         """The best documents of each query.
 
         Args:
-            queries: texts.
+            queries: texts, or weights by token as `weighted_scores` takes them.
             k: how many documents a query.
+            allowed: ids of the documents that may be found; None for all. Ids that are not here find nothing.
 
         Returns:
             For each query its documents' scores by id, best first; fewer than k where fewer share a token with it.
@@ -131,9 +155,15 @@ class LexicalIndex:
         """
         if k < 1 or isinstance(queries, str):
             raise ValueError(f"k={k}, queries of {type(queries).__name__}; give a list of texts and k of at least 1")
+        barred = None
+        if allowed is not None:
+            barred = np.ones(len(self.ids), dtype=bool)
+            barred[[self._rows[id] for id in allowed if id in self._rows]] = False
         found = []
         for query in queries:
-            scores = self.scores(query)
+            scores = self.scores(query) if isinstance(query, str) else self.weighted_scores(query)
+            if barred is not None:
+                scores = np.where(barred, 0, scores)
             found.append({self.ids[row]: float(scores[row]) for row in best_rows(scores, k, self._place)})
         return found
 
