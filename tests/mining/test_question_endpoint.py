@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +10,13 @@ import pytest
 
 from mmembed.mining.question_endpoint import BudgetSpentError, EndpointError, EndpointGenerator
 from mmembed.mining.question_filters import Question
-
-
-class StandIn:
-    """Answers with what `replies` holds, the last one for ever; keeps what it was sent."""
-
-    def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.replies: list[tuple[int, dict[str, str], bytes]] = []
-        stand_in = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                stand_in.requests.append({"path": self.path, "headers": dict(self.headers), "body": json.loads(body)})
-                replies = stand_in.replies
-                status, headers, data = replies.pop(0) if len(replies) > 1 else replies[0]
-                self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(data))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST  # noqa: N815
-
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def says(self, content: str, status: int = 200, **headers: str) -> None:
-        data = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode()
-        self.replies.append((status, headers, data))
+from tests.stand_in_endpoint import StandIn, stand_in
 
 
 @pytest.fixture
 def server() -> Iterator[StandIn]:
-    stand_in = StandIn()
-    yield stand_in
-    stand_in.server.shutdown()
-    stand_in.server.server_close()
+    with stand_in() as running:
+        yield running
 
 
 def generator(server: StandIn, tmp_path: Path, **options: Any) -> EndpointGenerator:
