@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from mmembed.evaluation.zero_shot import evaluate_zero_shot
     from mmembed.export.evaluation_results import write_evaluation_results
     from mmembed.images import load_image
+    from mmembed.interactive.attribute_questioner import AttributeQuestioner
+    from mmembed.interactive.session import InteractiveSession
     from mmembed.mining.hard_negatives import mine_hard_negatives
     from mmembed.mining.question_synthesis import synthesize_questions
     from mmembed.mining.rerank_synthesis import synthesize_rerank_pairs
@@ -48,12 +50,14 @@ if TYPE_CHECKING:
     from mmembed.training.trainer import EmbeddingTrainer
 
 _HOMES = {
+    "AttributeQuestioner": "mmembed.interactive.attribute_questioner",
     "ChatEndpoint": "mmembed.chat_endpoint",
     "Collection": "mmembed.data.collection",
     "DataReport": "mmembed.data.data_report",
     "Embeddings": "mmembed.embeddings",
     "EmbeddingTrainer": "mmembed.training.trainer",
     "EmbeddingTrainingArguments": "mmembed.training.arguments",
+    "InteractiveSession": "mmembed.interactive.session",
     "SearchPipeline": "mmembed.search.pipeline",
     "Stage": "mmembed.training.stages",
     "add_teacher_scores": "mmembed.mining.teacher_scores",
@@ -92,12 +96,14 @@ _HOMES = {
 
 # Written out, so that type checkers and editors see the names; tests/test_init.py holds it to _HOMES.
 __all__ = [
+    "AttributeQuestioner",
     "ChatEndpoint",
     "Collection",
     "DataReport",
     "EmbeddingTrainer",
     "EmbeddingTrainingArguments",
     "Embeddings",
+    "InteractiveSession",
     "MatchingRule",
     "SearchPipeline",
     "Stage",
