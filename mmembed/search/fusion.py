@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from mmembed.data.schema import did_you_mean
+from mmembed.data.schema import did_you_mean, shown
 
 Method = Literal["rrf", "min_max", "z_score"]
 Ranking = Mapping[str, float]
 
 RRF_K = 60
+_DECIMALS = 12
+
+
+@dataclass(frozen=True)
+class FittedOn:
+    """Which queries chose a fusion.
+
+    Args:
+        query_keys: what each is recognised by, see `mmembed.search.queries.query_key`.
+        metric: what was made as high as possible on them.
+        tried: how many fusions were compared.
+    """
+
+    query_keys: tuple[str, ...]
+    metric: str
+    tried: int
 
 
 @dataclass(frozen=True)
@@ -32,14 +48,15 @@ class Fusion:
         method: "rrf", "min_max" or "z_score".
         weights: w of each ranking by its name, at least 0; 1 for one that is not named. Only their ratios count.
         k: of "rrf": the larger, the less the first ranks are above the next; 60 in the paper.
+        fitted_on: the queries that chose it, where it was learned (`mmembed.search.fusion_fit`).
 
     Raises:
-        ValueError: an unknown method, a weight that is negative or no number, weights that are all 0, or k below 0.
+        ValueError: an unknown method, a weight that is negative or no number, or k below 0.
 
     Example:
         >>> runs = {"words": {"a": 9.0, "b": 3.0}, "vectors": {"b": 0.8, "c": 0.7}}
         >>> Fusion().fuse(runs)
-        {'b': 0.03252247488101534, 'a': 0.01639344262295082, 'c': 0.016129032258064516}
+        {'b': 0.032522474881, 'a': 0.016393442623, 'c': 0.016129032258}
         >>> Fusion("min_max", {"words": 3.0}).fuse(runs)
         {'a': 3.0, 'b': 1.0, 'c': 0.0}
     """
@@ -47,6 +64,7 @@ class Fusion:
     method: Method = "rrf"
     weights: Mapping[str, float] = field(default_factory=dict)
     k: float = RRF_K
+    fitted_on: FittedOn | None = None
 
     def __post_init__(self) -> None:
         known = get_args(Method)
@@ -57,8 +75,6 @@ class Fusion:
         for name, weight in self.weights.items():
             if not isinstance(weight, (int, float)) or not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"the weight of {name!r} is {weight!r}; a weight is a number of at least 0")
-        if self.weights and not any(self.weights.values()):
-            raise ValueError(f"all weights are 0: {dict(self.weights)}; then nothing has a score")
         if not (math.isfinite(self.k) and self.k >= 0):
             raise ValueError(f"k={self.k}; it is a number of at least 0")
 
@@ -69,28 +85,52 @@ class Fusion:
             rankings: by name, scores by document, best first. One of weight 0 adds nothing, not even its documents.
 
         Returns:
-            Scores by document, best first; documents of one score in the order of their ids.
+            Scores by document, best first, to twelve decimals: what differs by rounding alone is a tie. Documents of one
+            score stand in the order of their ids.
 
         Raises:
-            ValueError: a score that is not finite.
+            ValueError: a score that is not finite, or all weights are 0.
         """
         fused: dict[str, float] = {}
         counted = {name: ranking for name, ranking in rankings.items() if self.weight(name) > 0}
+        if rankings and not counted:
+            raise ValueError(f"the weights of {', '.join(rankings)} are all 0; then nothing has a score")
         everything = dict.fromkeys(id for ranking in counted.values() for id in ranking)
         for name, ranking in counted.items():
             shares, absent = self._shares(name, ranking)
             weight = self.weight(name)
             for id in everything:
                 fused[id] = fused.get(id, 0.0) + weight * shares.get(id, absent)
-        return best_first(fused)
+        return best_first({id: round(score, _DECIMALS) for id, score in fused.items()})
 
     def weight(self, name: str) -> float:
         """The weight of a ranking by its name."""
         return float(self.weights.get(name, 1.0))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, which `Fusion(**…)` takes again."""
-        return {"method": self.method, "weights": dict(self.weights), "k": self.k}
+        """Plain values, which `from_dict` takes again."""
+        fitted = None if self.fitted_on is None else asdict(self.fitted_on)
+        return {"method": self.method, "weights": dict(self.weights), "k": self.k, "fitted_on": fitted}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Fusion:
+        """A fusion of what `as_dict` gave.
+
+        Raises:
+            ValueError: anything else.
+
+        Example:
+            >>> Fusion.from_dict(Fusion("z_score").as_dict()) == Fusion("z_score")
+            True
+        """
+        try:
+            fitted = values.get("fitted_on")
+            if fitted is not None:
+                keys = tuple(str(key) for key in fitted["query_keys"])
+                fitted = FittedOn(keys, str(fitted["metric"]), int(fitted["tried"]))
+            return cls(values["method"], dict(values["weights"]), values["k"], fitted)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no fusion: {type(error).__name__} {error} in {shown(values)}") from None
 
     def _shares(self, name: str, ranking: Ranking) -> tuple[dict[str, float], float]:
         """What each document of a ranking gets, and what one gets that is not in it."""

@@ -126,7 +126,7 @@ class SearchPipeline:
             raise ValueError("index and vectors are searched with a model's vectors; give the model that encoded them")
         if self.items is None and (self.reranker is not None or self.term_expansion is not None):
             raise ValueError("reranker and term_expansion read the documents; give items")
-        if self.rocchio is not None and self.vectors is None:
+        if self.rocchio is not None and self.vectors is None and not hasattr(self.index, "vectors"):
             raise ValueError("rocchio moves a query towards documents' vectors; give vectors")
         for name in ("depth", "rerank_depth", "batch_size"):
             if getattr(self, name) < 1:
@@ -151,6 +151,7 @@ class SearchPipeline:
         filters: Filters | None = None,
         positives: Sequence[Sequence[str]] | None = None,
         negatives: Sequence[Sequence[str]] | None = None,
+        rerank: bool = True,
     ) -> list[list[Hit]]:
         """The best items of each query.
 
@@ -161,6 +162,7 @@ class SearchPipeline:
             positives: for each query ids of items that are known to answer it; its vector moves towards theirs (`rocchio`,
                 or its defaults), its words take of theirs where there is `term_expansion`.
             negatives: for each query ids of items that do not; its vector moves away.
+            rerank: whether the reranker, where there is one, has its say.
 
         Returns:
             For each query its hits, best first; fewer than k where fewer are found or allowed.
@@ -170,7 +172,8 @@ class SearchPipeline:
             FilterError: a condition that cannot be meant.
             ValueError: k below 1.
         """
-        stages = self.stages(queries, k, filters=filters, positives=positives, negatives=negatives)
+        given = {"positives": positives, "negatives": negatives}
+        stages = self.stages(queries, k, filters=filters, rerank=rerank, **given)
         return [hits_of(stages, number, k) for number in range(len(queries))]
 
     def stages(
@@ -181,6 +184,7 @@ class SearchPipeline:
         filters: Filters | None = None,
         positives: Sequence[Sequence[str]] | None = None,
         negatives: Sequence[Sequence[str]] | None = None,
+        rerank: bool = True,
     ) -> list[Stage]:
         """What each stage makes of the queries; arguments as of `search`.
 
@@ -215,7 +219,7 @@ class SearchPipeline:
                 stages.append(Stage("fused", found, time.perf_counter() - began))
             if self.index is not None and self.vectors is not None and self.rescore:
                 stages.append(self._rescored(stages, vectors))
-        if self.reranker is not None:
+        if self.reranker is not None and rerank:
             stages.append(self._reranked(asked, stages[-1]))
         return stages
 
@@ -286,9 +290,15 @@ class SearchPipeline:
     ) -> Feedback | None:
         if positives is None and negatives is None and (self.rocchio is None or not self.rocchio.documents):
             return None
-        if self.vectors is None:
+        # an index keeps vectors too, though perhaps compressed ones
+        stored = self._take if self.vectors is not None else getattr(self.index, "vectors", None)
+        if stored is None:
             raise ValueError("positives and negatives are followed by their vectors; give the pipeline vectors")
-        return Feedback(self.rocchio or Rocchio(documents=0), self.vectors, positives, negatives)
+        return Feedback(self.rocchio or Rocchio(documents=0), stored, positives, negatives)
+
+    def _take(self, ids: Sequence[str]) -> np.ndarray:
+        assert self.vectors is not None
+        return np.asarray(self.vectors.vectors[self.vectors.rows(ids)])
 
     def _fused(self, words: Stage, vectors: Sequence[dict[str, float]]) -> list[dict[str, float]]:
         return [self.fusion.fuse({"lexical": a, "dense": b}) for a, b in zip(words.rankings, vectors, strict=True)]

@@ -11,6 +11,7 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 
+from mmembed.data.keys import content_id
 from mmembed.data.schema import check_characters, did_you_mean, shown
 from mmembed.images import load_image
 from mmembed.models.blip_bi_encoder.dialogue_text import DIALOGUE_TOKENS, dialogue_text
@@ -115,6 +116,17 @@ def as_queries(asked: Any) -> list[Query]:
     if isinstance(asked, (str, Mapping, Query, Image.Image)) or not isinstance(asked, Sequence):
         raise QueryError(f"found {type(asked).__name__}; give a list of queries, also of one")
     return [as_query(one, number) for number, one in enumerate(asked)]
+
+
+def query_key(query: Query) -> str:
+    """What a query is recognised by: a hash of its text and of its pixels.
+
+    Example:
+        >>> query_key(Query("a mug")) == query_key(as_query("a mug")) != query_key(Query("a mug", is_dialogue=True))
+        True
+    """
+    pixels = None if query.image is None else query.image.tobytes()
+    return content_id(query.text, pixels, "dialogue" if query.is_dialogue else None)
 
 
 def encode_queries(

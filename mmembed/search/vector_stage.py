@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -122,7 +122,7 @@ class Feedback:
 
     Args:
         rocchio: how; its `documents` best results are taken where nothing is given.
-        vectors: the documents' vectors.
+        stored: ids → (n, dim) vectors of documents.
         positives, negatives: for each query ids, or None.
 
     Raises:
@@ -132,11 +132,11 @@ class Feedback:
     def __init__(
         self,
         rocchio: Rocchio,
-        vectors: Embeddings,
+        stored: Callable[[Sequence[str]], np.ndarray],
         positives: Sequence[Sequence[str]] | None = None,
         negatives: Sequence[Sequence[str]] | None = None,
     ) -> None:
-        self.rocchio, self.vectors = rocchio, vectors
+        self.rocchio, self.stored = rocchio, stored
         self.positives, self.negatives = positives, negatives
 
     def moved(self, queries: np.ndarray, rankings: Sequence[dict[str, float]]) -> np.ndarray:
@@ -146,8 +146,7 @@ class Feedback:
             good, bad = (list(given[number]) if given is not None else [] for given in (self.positives, self.negatives))
             if not good and not bad:
                 good = list(rankings[number])[: self.rocchio.documents]
-            read = [np.asarray(self.vectors.vectors[self.vectors.rows(ids)]) for ids in (good, bad)]
-            moved[number] = self.rocchio.expand(query, *read)
+            moved[number] = self.rocchio.expand(query, *(self.stored(ids) if ids else None for ids in (good, bad)))
         return moved
 
 

@@ -99,7 +99,7 @@ def test_every_stage_is_what_it_says(model, vectors, lexical) -> None:
             for rank, id in enumerate(ranking, 1):
                 score[id] = score.get(id, 0) + 1 / (60 + rank)
         assert fused.rankings[number] == pytest.approx(score)
-        assert list(fused.rankings[number].values()) == sorted(score.values(), reverse=True)
+        assert list(fused.rankings[number].values()) == pytest.approx(sorted(score.values(), reverse=True))
         # rescoring: every candidate's dense rank is now that of its exact score
         by_exact = sorted(score, key=lambda id: -exact[number, IDS.index(id)])
         score = dict.fromkeys(score, 0.0)
@@ -337,7 +337,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
             self.send_response(404)
             self.end_headers()
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *arguments) -> None:
             pass
