@@ -324,6 +324,11 @@ class MultimodalTransformer(Transformer):
             mean, std = (torch.tensor(values, device=device).view(shape) for values in (mean, std))
             # In place: the pixels of a batch are its largest tensor, and were a copy for each of three steps.
             pixels = pixels.to(torch.float32).mul_(factor).sub_(mean).div_(std)
+        elif not torch.compiler.is_compiling() and pixels.numel() and (top := float(pixels.detach().abs().amax())) > 20:
+            # Training saw normalised ones, a few units around 0; what a model makes of others is no vector of the image.
+            raise ValueError(
+                f"floating point pixel_values of up to {top:.6g} were never scaled; pass uint8 pixels, or normalised ones."
+            )
         return pixels.to(self.model.dtype)
 
     # --- being saved, copied and sent to other processes as the stock module --------------------------------------

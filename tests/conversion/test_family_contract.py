@@ -303,3 +303,27 @@ def test_the_length_limit_is_kept(family: Family, converted: Any) -> None:
     np.testing.assert_allclose(cut[0], cut[1], atol=1e-6)
     whole = load_model(converted(family), device="cpu")
     whole.encode(["mug " * 3000])  # far beyond every limit: cut, not a crash
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.image], ids=str)
+def test_pixels_that_were_never_scaled_are_refused(family: Family, converted: Any) -> None:
+    """Values of 0..255 as floats give a vector, but none of the image: training saw normalised ones."""
+    model = load_model(converted(family), device="cpu")
+    features = model.preprocess([{"image": picture(1)}, {"image": picture(2)}])
+    assert features["pixel_values"].dtype == torch.uint8
+    with torch.no_grad():
+        wanted = model(dict(features))["sentence_embedding"]
+        unscaled = {**features, "pixel_values": features["pixel_values"].float()}
+        if family.name == "dual_encoder":  # its floats are what a frozen tower gave, and this one has none frozen
+            with pytest.raises(ValueError, match="pass pixels as uint8"):
+                model(unscaled)
+            return
+        with pytest.raises(ValueError, match="never scaled; pass uint8 pixels, or normalised ones"):
+            model(unscaled)
+        config = model[0].model.config
+        scaling = model[0]._scaling() if family.stock else (1 / 255, config.image_mean, config.image_std)
+        factor, mean, std = scaling
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        normalised = (features["pixel_values"].float() * factor - mean) / std
+        found = model({**features, "pixel_values": normalised})["sentence_embedding"]
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)

@@ -116,6 +116,7 @@ class BlipBiEncoderModel(PreTrainedModel):
 
     def _normalized(self, pixel_values: Tensor) -> Tensor:
         if pixel_values.dtype != torch.uint8:
+            _refuse_unscaled(pixel_values)
             return pixel_values.to(self.dtype)
         shape = (1, -1, 1, 1)
         mean = torch.tensor(self.config.image_mean, device=pixel_values.device).view(shape)
@@ -222,3 +223,14 @@ def _rows_with_image(has_text: Tensor, pixel_values: Tensor | None, counts: Tens
             "num_images_per_sample with one 0 or 1 a row."
         )
     return counts.to(has_text.device).bool()
+
+
+def _refuse_unscaled(pixels: Tensor) -> None:
+    """Raise where floating point pixels lie in 0..255: training saw normalised ones, a few units around 0."""
+    if torch.compiler.is_compiling() or not pixels.numel():
+        return  # an exported graph takes what it is given
+    largest = float(pixels.detach().abs().amax())
+    if largest > 20:
+        raise ValueError(
+            f"floating point pixel_values of up to {largest:.6g} were never scaled; pass uint8 pixels, or normalised ones."
+        )

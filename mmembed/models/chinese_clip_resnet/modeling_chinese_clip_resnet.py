@@ -193,6 +193,8 @@ class ChineseCLIPResNetModel(PreTrainedModel):
             mean = torch.tensor(self.config.image_mean, device=pixels.device).view(shape)
             std = torch.tensor(self.config.image_std, device=pixels.device).view(shape)
             pixels = (pixels.to(torch.float32) / 255 - mean) / std
+        else:
+            _refuse_unscaled(pixels)
         # Convolutions on the CPU run about twice as fast on this layout.
         return pixels.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
@@ -295,3 +297,14 @@ def _rows_with_image(has_text: Tensor, pixel_values: Tensor | None, counts: Any)
             "num_images_per_sample with one 0 or 1 a row."
         )
     return counts.to(has_text.device).bool()
+
+
+def _refuse_unscaled(pixels: Tensor) -> None:
+    """Raise where floating point pixels lie in 0..255: training saw normalised ones, a few units around 0."""
+    if torch.compiler.is_compiling() or not pixels.numel():
+        return  # an exported graph takes what it is given
+    largest = float(pixels.detach().abs().amax())
+    if largest > 20:
+        raise ValueError(
+            f"floating point pixel_values of up to {largest:.6g} were never scaled; pass uint8 pixels, or normalised ones."
+        )

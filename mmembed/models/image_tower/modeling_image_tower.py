@@ -118,6 +118,8 @@ class ImageTowerModel(PreTrainedModel):
         pixel_values = pixel_values.to(self.device, non_blocking=True)
         if pixel_values.dtype == torch.uint8:
             pixel_values = self._normalized(pixel_values)
+        else:
+            _refuse_unscaled(pixel_values)
         hidden, pooled = self._pooled(pixel_values.to(self.dtype))
         vectors = F.normalize(self.neck(pooled), dim=-1)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=vectors)
@@ -225,3 +227,14 @@ def _backbone(config: PretrainedConfig, *, with_pooler: bool) -> PreTrainedModel
     learnt = all(k is not None and "add_pooling_layer" in inspect.signature(k.__init__).parameters for k in kinds)
     given = {"add_pooling_layer": False} if learnt and not with_pooler else {}
     return AutoModel.from_config(config, dtype=torch.get_default_dtype(), **given)
+
+
+def _refuse_unscaled(pixels: Tensor) -> None:
+    """Raise where floating point pixels lie in 0..255: training saw normalised ones, a few units around 0."""
+    if torch.compiler.is_compiling() or not pixels.numel():
+        return  # an exported graph takes what it is given
+    largest = float(pixels.detach().abs().amax())
+    if largest > 20:
+        raise ValueError(
+            f"floating point pixel_values of up to {largest:.6g} were never scaled; pass uint8 pixels, or normalised ones."
+        )

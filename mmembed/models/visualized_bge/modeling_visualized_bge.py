@@ -169,6 +169,8 @@ class VisualizedBGEModel(PreTrainedModel):
             pixels = (pixels.to(torch.float32) / 255 - mean) / std
         elif not pixels.is_floating_point():
             raise ValueError(f"pixel_values of {pixels.dtype}; pass uint8 pixels, or normalised floating point ones.")
+        else:
+            _refuse_unscaled(pixels)
         return pixels.to(self.dtype)
 
     def _empty_texts(self, rows: int, width: int) -> tuple[Tensor, Tensor]:
@@ -307,3 +309,14 @@ def _cut(ids: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     ids, mask = ids[rows], mask[rows]
     used = mask.bool().any(dim=0)
     return ids[:, used], mask[:, used]
+
+
+def _refuse_unscaled(pixels: Tensor) -> None:
+    """Raise where floating point pixels lie in 0..255: training saw normalised ones, a few units around 0."""
+    if torch.compiler.is_compiling() or not pixels.numel():
+        return  # an exported graph takes what it is given
+    largest = float(pixels.detach().abs().amax())
+    if largest > 20:
+        raise ValueError(
+            f"floating point pixel_values of up to {largest:.6g} were never scaled; pass uint8 pixels, or normalised ones."
+        )
