@@ -274,6 +274,7 @@ def test_cached_gradients_equal_plain_ones(family, models) -> None:
         )  # fmt: skip
     else:
         model = copy.deepcopy(models[family])
+    model.double()  # a key's bias has no gradient but rounding: in float32 the two differ by as much as there is
     queries = [{"text": "a"}, {"text": "the quick brown fox"}, {"image": image(1)}, {"text": "hat", "image": image(2)}]
     documents = [{"image": image(3)}, {"image": image(4)}, {"text": "lamp"}, {"text": "green hat"}]
     gradients = []
@@ -289,7 +290,7 @@ def test_cached_gradients_equal_plain_ones(family, models) -> None:
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
     for name, gradient in gradients[0].items():
-        assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-5), name
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-6, atol=1e-6), name
 
 
 def test_mini_batches_are_cut_where_the_rows_are(models) -> None:
