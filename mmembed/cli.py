@@ -30,6 +30,7 @@ VERBS = {
     "compare": Verb(
         "mmembed.jobs.compare", "main", "say what changed between two measurements, and whether it is noise"
     ),
+    "encode": Verb("mmembed.jobs.encode", "main", "turn items into a folder of vectors"),
     "train-reranker": Verb(
         "mmembed.jobs.train_reranker", "main", "train a reranker over the candidates of a first stage"
     ),

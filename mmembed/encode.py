@@ -1,34 +1,27 @@
-"""A model and ITEMS → vectors, decoding images chunk by chunk while the model works on the chunk before."""
+"""A model and ITEMS → vectors: batches of like lengths, read and decoded ahead while the model works on the one before."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
+from sentence_transformers.util import batch_to_device, truncate_embeddings
 from tqdm.auto import tqdm
 
 from mmembed.data.collators import ImageFeatures, with_activations
+from mmembed.encoding_batches import USES, ItemRows, Reader, Use, batch_numbers, batches_ahead
 from mmembed.images import ImagePolicy, ImageReader
 
-_DECODERS = 4
-_TEXTS_A_CHUNK = 64  # batches; texts of one length are encoded together within a chunk
+__all__ = ["Reader", "Use", "encode_items", "reader_of"]
 
-Use = Literal["text", "image", "fused"]
-
-
-class Reader(Protocol):
-    """What reads images: `mmembed.images.ImageReader`, or anything like it."""
-
-    def read(self, source: Any, id: str) -> Image.Image | None: ...
+_TEXTS_A_CALL = 64  # batches; a model that is more than a module sorts and batches so many itself
 
 
 def encode_items(
@@ -40,23 +33,29 @@ def encode_items(
     reader: Reader | None = None,
     prompt: str | None = None,
     image_features: ImageFeatures | None = None,
+    num_workers: int | None = None,
     show_progress_bar: bool = False,
+    on_encoded: Callable[[int], Any] | None = None,
 ) -> np.ndarray:
     """One vector for each item.
 
     An item with `text_parts` stands for the weighted sum of its parts' vectors, normalised again; with use="fused" and an
-    image, each part is fused with the image first.
+    image, each part is fused with the image first. Which items share a batch is decided by the table and the batch size
+    alone, so that the same items have the same bits wherever they are encoded.
 
     Args:
-        model: Any `SentenceTransformer`.
+        model: Any `SentenceTransformer`, or what has its `encode`.
         items: ITEMS.
         use: "text", "image", or "fused": both where an item has both, else what is there.
         batch_size: Rows a forward pass.
         reader: Reads images. When None, paths are read below the folder that all of the items' paths have in common.
-        prompt: Put before each text.
+        prompt: Put before each text; None puts the model's own default before it, where it has one.
         image_features: Stored activations of a frozen vision tower to use instead of the images, see
             `mmembed.training.image_features`.
+        num_workers: Processes that read, decode and tokenise ahead. 0 does it in threads of this one, and so does None
+            where the model is on a CPU, which it needs itself; on another device None takes the free cores, at most 8.
         show_progress_bar: Show one.
+        on_encoded: Called after each batch with the number of its items.
 
     Returns:
         float32 (items, dim), each row of length 1.
@@ -71,39 +70,55 @@ def encode_items(
         >>> encode_items(model, Dataset.from_dict({"id": ["a", "b"], "text": ["red mug", "mug"]})).shape
         (2, 8)
     """
-    if use not in ("text", "image", "fused"):
+    if use not in USES:
         raise ValueError(f"use={use!r}; choose text, image or fused.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; give at least 1.")
+    if num_workers is not None and num_workers < 0:
+        raise ValueError(f"num_workers={num_workers}; give at least 0.")
     wanted = ["id", *(["text", "text_parts"] if use != "image" else []), *(["image"] if use != "text" else [])]
     items = items.select_columns([name for name in wanted if name in items.column_names])
     with_images = "image" in items.column_names
-    if with_images and image_features is not None:
-        reader = _StoredReader(image_features)
+    stored = image_features if with_images else None
+    if stored is not None:
+        reader = _StoredReader(stored)
     elif with_images and reader is None:
         reader = reader_of(items)
-    size = batch_size if with_images else batch_size * _TEXTS_A_CHUNK
-    modes = [(module, module.training) for module in model.modules()]
-    vectors: list[np.ndarray] = []
+    in_steps = _runs_in_steps(model)
+    if prompt is None and in_steps and model.default_prompt_name is not None:
+        prompt = model.prompts.get(model.default_prompt_name)
+    prepare = partial(_prepared, model, prompt, batch_size, stored is not None) if in_steps else partial(_inputs, model)
+    rows = ItemRows(items, use, reader if with_images else None, prepare)
+    size = batch_size if in_steps or with_images else batch_size * _TEXTS_A_CALL
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
+    vectors: np.ndarray | None = None
+    ahead = batches_ahead(rows, batch_numbers(items, size), num_workers=_workers(model, num_workers))
     bar = tqdm(total=len(items), desc="encode", unit="item", disable=not show_progress_bar)
     try:
-        for rows, owners, weights in _prefetched_chunks(items, use, size, reader):
-            inputs = rows if isinstance(model[0], Transformer) else [row["text"] for row in rows]
-            if image_features is not None and with_images:
-                encoded = _encode_activations(model, rows, batch_size, prompt)
+        for batch in ahead:
+            if in_steps:
+                found = _forward(model, batch.inputs)
             else:
-                encoded = model.encode(
-                    inputs, prompt=prompt, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
+                found = model.encode(
+                    batch.inputs,
+                    prompt=prompt,
+                    batch_size=batch_size,
+                    normalize_embeddings=True,
+                    show_progress_bar=False,
                 )
-            vectors.append(_summed(np.asarray(encoded, dtype=np.float32), owners, weights))
-            bar.update(len(vectors[-1]))
+            encoded = _summed(np.asarray(found, dtype=np.float32), batch.owners, batch.weights)
+            if vectors is None:
+                vectors = np.empty((len(items), encoded.shape[1]), dtype=np.float32)
+            vectors[batch.items] = encoded
+            bar.update(len(batch.items))
+            if on_encoded is not None:
+                on_encoded(len(batch.items))
     finally:
+        ahead.close()
         bar.close()
         for module, training in modes:
             module.training = training
-    if not vectors:
-        return np.zeros((0, model.get_embedding_dimension() or 0), dtype=np.float32)
-    return np.concatenate(vectors)
+    return vectors if vectors is not None else np.zeros((0, model.get_embedding_dimension() or 0), dtype=np.float32)
 
 
 class _StoredReader:
@@ -116,79 +131,54 @@ class _StoredReader:
         return self.image_features.load([id], [0])[0]
 
 
+def _runs_in_steps(model: Any) -> bool:
+    """Whether making tensors and running the modules may be two steps of ours.
+
+    Not so for what only has an `encode`, nor while sentence-transformers' evaluators share an encoding among processes.
+    """
+    return isinstance(model, SentenceTransformer) and getattr(model, "_distributed_inference", None) is None
+
+
+def _inputs(model: Any, rows: list[dict[str, Any]]) -> list[Any]:
+    """Rows as the model takes them: a module of tokens alone, and what is no SentenceTransformer, texts as strings."""
+    if isinstance(model, SentenceTransformer) and isinstance(model[0], Transformer):
+        return rows
+    return [row["text"] if "image" not in row else row for row in rows]
+
+
+def _prepared(
+    model: SentenceTransformer, prompt: str | None, batch_size: int, stored: bool, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The tensors of the rows, at most batch_size rows together: weighted parts make more rows than items."""
+    preprocess = partial(model.preprocess, prompt=prompt)
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    if stored:
+        return [with_activations(part, preprocess) for part in parts]
+    return [preprocess(_inputs(model, part)) for part in parts]
+
+
 @torch.inference_mode()
-def _encode_activations(
-    model: SentenceTransformer, rows: list[dict[str, Any]], batch_size: int, prompt: str | None
-) -> np.ndarray:
-    """As `model.encode`, for rows whose images are stored activations."""
+def _forward(model: SentenceTransformer, parts: list[dict[str, Any]]) -> np.ndarray:
+    """(rows, dim), as `model.encode` makes them."""
     model.eval()
-    chunks = []
-    for start in range(0, len(rows), batch_size):
-        features = with_activations(rows[start : start + batch_size], partial(model.preprocess, prompt=prompt))
-        features = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
-        chunks.append(torch.nn.functional.normalize(model(features)["sentence_embedding"].float(), dim=-1).cpu())
-    return torch.cat(chunks).numpy()
+    found = []
+    for features in parts:
+        vectors = model(batch_to_device(features, model.device))["sentence_embedding"].float()
+        if model.truncate_dim is not None:
+            vectors = truncate_embeddings(vectors, model.truncate_dim)
+        found.append(torch.nn.functional.normalize(vectors, dim=-1).cpu())
+    return torch.cat(found).numpy()
 
 
-# A chunk's rows, the item each belongs to (numbered within the chunk), and the row's weight there.
-Chunk = tuple[list[dict[str, Any]], np.ndarray, np.ndarray]
-
-
-def _prefetched_chunks(items: Dataset, use: Use, size: int, reader: Reader | None) -> Iterator[Chunk]:
-    starts = range(0, len(items), size)
-    with ThreadPoolExecutor(_DECODERS) as decoders, ThreadPoolExecutor(1) as ahead:
-        waiting = None
-        try:
-            for start in starts:
-                following = ahead.submit(_chunk, items[start : start + size], start, use, reader, decoders)
-                if waiting is not None:
-                    yield waiting.result()
-                waiting = following
-            if waiting is not None:
-                yield waiting.result()
-        finally:
-            if waiting is not None:
-                waiting.cancel()
-
-
-def _chunk(batch: dict[str, list], start: int, use: Use, reader: Reader | None, decoders: ThreadPoolExecutor) -> Chunk:
-    count = len(next(iter(batch.values())))
-    ids = batch.get("id") or [f"row {row}" for row in range(start, start + count)]
-    sources = batch.get("image") or [None] * count
-    pictures = list(decoders.map(lambda pair: _read(reader, *pair), zip(sources, ids)))
-    texts, parts = (batch.get(name) or [None] * count for name in ("text", "text_parts"))
-    rows: list[dict[str, Any]] = []
-    owners, weights, missing = [], [], []
-    for item in range(count):
-        image = {"image": pictures[item]} if pictures[item] is not None else {}
-        weighted = [(part["text"], part["weight"]) for part in parts[item] or []]
-        if not weighted and texts[item] is not None:
-            weighted = [(texts[item], 1.0)]
-        if (use == "text" and not weighted) or (use == "image" and not image) or not (weighted or image):
-            missing.append(ids[item])
-            continue
-        for text, weight in weighted or [(None, 1.0)]:
-            rows.append({"text": text, **image} if text is not None else dict(image))
-            owners.append(item)
-            weights.append(weight)
-    if missing:
-        shown = ", ".join(repr(id) for id in missing[:10]) + (" …" if len(missing) > 10 else "")
-        what = "neither a text nor an image" if use == "fused" else f"no {use}"
-        raise ValueError(
-            f"{len(missing)} items of this chunk have {what}: {shown}; leave them out or use another modality."
-        )
-    return rows, np.asarray(owners), np.asarray(weights, dtype=np.float32)
-
-
-def _read(reader: Reader | None, source: Any, id: str) -> Image.Image | None:
-    if source is None or reader is None:
-        return None
-    image = reader.read(source, id=id)
-    if image is None:
-        raise ValueError(
-            f"the image of item {id!r} cannot be read; leave it out (mmembed.images.scan_images finds them)."
-        )
-    return image
+def _workers(model: Any, num_workers: int | None) -> int:
+    if num_workers is not None:
+        return num_workers
+    device = getattr(model, "device", torch.device("cpu"))
+    if torch.device(device).type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(0, min(8, cores // local - 1))
 
 
 def _summed(vectors: np.ndarray, owners: np.ndarray, weights: np.ndarray) -> np.ndarray:

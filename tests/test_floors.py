@@ -35,6 +35,7 @@ PARTS = {
     "lettering": "pages",
     "embeddings": "encode",
     "dataset_encoding": "encode",
+    "encoding_batches": "encode",
 }
 # Rooms of one floor that may still import each other, (from, to).
 SAME_FLOOR: set[tuple[str, str]] = set()

@@ -63,9 +63,7 @@ class EvaluationVectors:
         """What all of the rows can be looked at as: text, image or fused."""
         if self.stored:
             return [use for use in USES if use in self.stored]
-        modalities = getattr(self.model, "modalities", ("text",))
-        whole = [use for use in ("text", "image") if use in modalities and _is_whole(items, use)]
-        return whole + (["fused"] if len(whole) == 2 else [])
+        return uses_of(items, self.model)
 
     def of(self, items: Dataset, use: str) -> Embeddings:
         """The vectors of a table, or of more rows than it has where they were there already.
@@ -130,6 +128,21 @@ def _stored(folder: Path) -> dict[str, Embeddings]:
             )
         return {use: found}
     return {use: Embeddings.load(folder / use) for use in USES if (folder / use / MANIFEST).is_file()}
+
+
+def uses_of(items: Dataset, model: Any) -> list[str]:
+    """What a model can look at all of the rows as.
+
+    Args:
+        items: ITEMS.
+        model: Any `SentenceTransformer`.
+
+    Returns:
+        Those of text and image that the model reads and every row has, and fused where it is both.
+    """
+    modalities = getattr(model, "modalities", ("text",))
+    whole = [use for use in ("text", "image") if use in modalities and _is_whole(items, use)]
+    return whole + (["fused"] if len(whole) == 2 else [])
 
 
 def _is_whole(items: Dataset, name: str) -> bool:

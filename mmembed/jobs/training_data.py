@@ -110,7 +110,12 @@ def load_run_data(
 
 
 def read_tables(
-    options: DataOptions, *, record_to: Path, tables: Tables | None = None, show_progress_bar: bool = True
+    options: DataOptions,
+    *,
+    record_to: Path,
+    tables: Tables | None = None,
+    decode_all: bool = True,
+    show_progress_bar: bool = True,
 ) -> tuple[Tables, ImageReader, list[dict[str, Any]]]:
     """Read the tables that the options name, or draw the catalogue, and leave out images that cannot be read.
 
@@ -118,6 +123,7 @@ def read_tables(
         options: Where the data is.
         record_to: JSON lines file for images that cannot be read.
         tables: What has been read already, instead of the files that the options name.
+        decode_all: Decode every image once to find the bad ones; without it they come to light where they are read.
         show_progress_bar: Show bars for drawing and scanning.
 
     Returns:
@@ -134,7 +140,7 @@ def read_tables(
         ImagePolicy(root=tables.root), on_bad="replace" if options.on_bad_image == "replace" else "error"
     )
     bad: list[dict[str, Any]] = []
-    if not is_catalogue:  # drawn images are whole
+    if decode_all and not is_catalogue:  # drawn images are whole
         queries, bad = _scanned(queries, reader, options, record_to, show_progress_bar)
         if documents is not None:
             documents, found = _scanned(documents, reader, options, record_to, show_progress_bar)
