@@ -292,7 +292,7 @@ def load_vision_language(
     try:
         processor = AutoProcessor.from_pretrained(name, **shared, **(processor_kwargs or {}))
         _check_processor(processor, name)
-        model = AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True, dtype=dtype, **shared)
+        model: Any = AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True, dtype=dtype, **shared)
     except ModelError:
         raise
     except ImportError as error:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from mmembed.search.content_words import own_words, rough_stem
 from mmembed.search.lexical_tokens import main_script, tokenise
 
 REASONS = ("placeholder", "not_self_contained", "unanswerable", "duplicate")
@@ -74,18 +75,6 @@ _PRONOUN_FIRST = re.compile(
 )
 _IT = re.compile(r"\b(it|its)\b|\b(это|этого)\b", re.IGNORECASE)
 
-_EMPTY_WORDS = frozenset(
-    """a an the of in on at to for from by with as and or but is are was were be been being do does did has have had can could
-    will would should may might must what which who whom whose when where why how that this these those it its he she they
-    him her his their them there if than then so not no yes about into over under between during many much some any also
-    и в во на с со к ко по за из у от до о об при для как что это кто где когда почему зачем какой какая какие какое каких
-    чем сколько ли не ни бы же или а но то так все всё его её ее их он она оно они был была было были есть быть является""".split()
-)
-# Words that ask and words that only tie others together; cut out before characters are paired.
-_ASKING = re.compile(
-    "什么|怎么样|怎样|怎么|如何|为什么|为何|何时|何年|何种|多少|哪些|哪个|哪家|哪种|哪里|哪年|哪一|几个|是否|能否|请问|谈谈|解释|描述"
-    "|简述|说明|列举|介绍|请|是|的|了|在|和|与|及|对|有|被|由|为|从|到|中"
-)
 _MARKS = re.compile(r"[\W_]+")
 
 
@@ -204,8 +193,8 @@ def is_answered(question: Question, passage: str, *, min_overlap: float = 0.25) 
         >>> is_answered(Question("When was Nikon founded?", "1931"), "Nikon was founded in 1917.")
         False
     """
-    own = {_stem(token) for token in own_words(question.text)}
-    found = {_stem(token) for token in tokenise(passage, "bigram", fold_width=True)}
+    own = {rough_stem(token) for token in own_words(question.text)}
+    found = {rough_stem(token) for token in tokenise(passage, "bigram", fold_width=True)}
     if main_script(question.text) == main_script(passage) and len(own & found) < min_overlap * len(own):
         return False
     if question.answer is None:
@@ -214,18 +203,7 @@ def is_answered(question: Question, passage: str, *, min_overlap: float = 0.25) 
     if not answer:
         return False
     wanted = tokenise(question.answer, "bigram", fold_width=True)
-    return answer in plain or sum(_stem(token) in found for token in wanted) >= 0.75 * max(len(wanted), 4)
-
-
-def own_words(text: str) -> list[str]:
-    """The tokens of a text that say what it is about."""
-    text = _ASKING.sub(" ", unicodedata.normalize("NFKC", text))
-    return [token for token in tokenise(text, "bigram") if token not in _EMPTY_WORDS]
-
-
-def _stem(token: str) -> str:
-    # Six letters hold most stems of English and five of Russian; what follows is an ending.
-    return token[:5] if "а" <= token[:1] <= "ё" else token[:6]
+    return answer in plain or sum(rough_stem(token) in found for token in wanted) >= 0.75 * max(len(wanted), 4)
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from mmembed.data.keys import content_id
-from mmembed.mining.question_filters import Question, is_self_contained, own_words
+from mmembed.mining.question_filters import Question, is_self_contained
+from mmembed.search.content_words import own_words
 from mmembed.search.lexical_tokens import main_script
 
 
