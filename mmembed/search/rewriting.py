@@ -100,6 +100,11 @@ class FileRewrites:
     def __len__(self) -> int:
         return len(self._texts)
 
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the texts as such a file, whole or not at all."""
+        whole = json.dumps(self._texts, ensure_ascii=False, indent=1)
+        write_whole(path, lambda new: Path(new).write_text(whole, encoding="utf-8"))
+
     def __call__(self, text: str, /) -> list[str]:
         """The texts of a query.
 
@@ -196,17 +201,13 @@ def write_rewrites(
     texts = _checked(_read(path), os.fspath(path)) if os.path.exists(path) else {}
     missing = [query for query in dict.fromkeys(queries) if query not in texts]
 
-    def save() -> None:
-        whole = json.dumps(texts, ensure_ascii=False, indent=1)
-        write_whole(path, lambda new: Path(new).write_text(whole, encoding="utf-8"))
-
     try:
         for number, query in enumerate(tqdm(missing, desc="rewrite", unit="query", disable=not show_progress_bar), 1):
             texts[query] = query_texts(rewriter, query)[1:]
             if number % save_every == 0:
-                save()
+                FileRewrites(texts).save(path)
     finally:
-        save()
+        FileRewrites(texts).save(path)
     return FileRewrites(path)
 
 
