@@ -1,16 +1,19 @@
 """A model and ITEMS → `Embeddings` in a folder: shard by shard, going on where an interrupted run stopped.
 
 While the work lasts, plan.json says what is being encoded, by what and how, and shard-00000.json that a shard is whole.
-Several processes can therefore each write some of the shards; whoever finds them all whole writes the manifest, and with
-it the folder is complete.
+The processes of a launch therefore each write some of the shards; when all are whole the first one writes the manifest,
+and with it the folder is complete.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from typing import Any, get_args
+import re
+import shutil
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +35,8 @@ from mmembed.embeddings import (
     write_shard,
 )
 from mmembed.encode import Reader, Use, encode_items, reader_of
+from mmembed.encoding_batches import USES
+from mmembed.encoding_ranks import Ranks, ranks_together
 from mmembed.whole_files import write_whole
 
 PLAN = "plan.json"
@@ -47,6 +52,8 @@ _PLANNED = {
     "shard_rows": "another shard_rows",
     "dim": "another dimension",
 }
+_LEFT_BEHIND = re.compile(r"\.(ids|vectors|shard|plan|manifest)(-\d{5,})?\.(jsonl|npy|json)-\w{8}")
+_ROWS_AT_ONCE = 10_000
 
 
 def encode_dataset(
@@ -59,12 +66,17 @@ def encode_dataset(
     reader: Reader | None = None,
     prompt: str | None = None,
     dtype: str = "float32",
-    shard_rows: int = 65_536,
+    shard_rows: int | None = None,
+    num_workers: int | None = None,
     model_name: str | None = None,
     revision: str | None = None,
+    across_ranks: bool = True,
     show_progress_bar: bool = True,
 ) -> Embeddings:
     """Encode items into a folder of memory-mapped vectors; a folder that is complete already is checked and loaded.
+
+    In a process group (`accelerate launch`, `torchrun`) every process calls this with the same arguments and a folder that
+    all of them see; each encodes its share of the shards, and the files are those that one process writes.
 
     Args:
         model: Any `SentenceTransformer`.
@@ -77,16 +89,21 @@ def encode_dataset(
             of the plan: a run that goes on must be given the same.
         prompt: put before each text.
         dtype: of the stored vectors, "float32" or "float16".
-        shard_rows: rows a file; no more than this many vectors are in memory at once.
+        shard_rows: rows a file; no more than this many vectors are in memory at once, and no more are encoded twice after
+            an interruption. None: as the folder was begun, else a thirty-second of the items, from 1,024 to 65,536.
+        num_workers: processes that read and decode ahead, see `encode_items`.
         model_name: how the manifest calls the model; the name that it was loaded by when None.
         revision: which version of the model that is; the commit of the Hub when None and known.
-        show_progress_bar: show one.
+        across_ranks: share the work in a process group; False: this process does all of it, whatever the others do.
+        show_progress_bar: show one, of the first process's share.
 
     Returns:
         The embeddings, in the order of the items.
 
     Raises:
-        DataError: If the folder holds other embeddings or something else, with what differs; or an id occurs twice.
+        DataError: If the folder holds other embeddings or something else, with what differs; an id occurs twice, or an
+            item lacks what is encoded.
+        LaunchError: If another process of the group ended before its share was done.
         ValueError: As `encode_items`.
 
     Example:
@@ -99,59 +116,144 @@ def encode_dataset(
         >>> encode_dataset(model, items, folder, show_progress_bar=False).vectors.shape
         (2, 8)
     """
-    if use not in get_args(Use):
+    whole = write_dataset_vectors(
+        model,
+        items,
+        folder,
+        use=use,
+        batch_size=batch_size,
+        reader=reader,
+        prompt=prompt,
+        dtype=dtype,
+        shard_rows=shard_rows,
+        num_workers=num_workers,
+        model_name=model_name,
+        revision=revision,
+        across_ranks=across_ranks,
+        show_progress_bar=show_progress_bar,
+    )
+    # What this run wrote or looked at it has hashed.
+    return Embeddings.load(folder, verify=whole)
+
+
+def write_dataset_vectors(
+    model: SentenceTransformer,
+    items: Dataset,
+    folder: str | os.PathLike,
+    *,
+    use: Use = "text",
+    batch_size: int = 64,
+    reader: Reader | None = None,
+    prompt: str | None = None,
+    dtype: str = "float32",
+    shard_rows: int | None = None,
+    num_workers: int | None = None,
+    model_name: str | None = None,
+    revision: str | None = None,
+    across_ranks: bool = True,
+    show_progress_bar: bool = True,
+) -> bool:
+    """As `encode_dataset`, for more items than one wants the ids of in memory: nothing is loaded afterwards.
+
+    Args:
+        model: see `encode_dataset`, as all others.
+
+    Returns:
+        Whether the folder was whole before; nothing of it was read then but the manifest.
+    """
+    if use not in USES:
         raise ValueError(f"use={use!r}; choose text, image or fused.")
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}; choose {' or '.join(DTYPES)}.")
     for name, value in (("shard_rows", shard_rows), ("batch_size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value}; give at least 1.")
     folder = os.fspath(folder)
-    ids = [str(one) for one in items["id"]]
-    if len(set(ids)) < len(ids):
-        raise DataError("an id occurs twice; ids are unique", file="items", field="id")
-    plan = {
-        "model_fingerprint": model_fingerprint(model),
-        "items": items_fingerprint(items, use, show_progress_bar=show_progress_bar),
-        "count": len(items),
-        "use": use,
-        "prompt": prompt,
-        "dtype": dtype,
-        "shard_rows": shard_rows,
-        "dim": model.get_embedding_dimension(),
-    }
-    if os.path.exists(os.path.join(folder, MANIFEST)):
-        _check_plan(read_manifest(folder), plan, os.path.join(folder, MANIFEST), whole=True)
-        return Embeddings.load(folder)
-    _begin(folder, plan)
-    if reader is None and use != "text" and "image" in items.column_names:
-        reader = reader_of(items)
-    entries = []
-    starts = range(0, max(1, len(items)), shard_rows)
-    bar = tqdm(total=len(items), desc="encode", unit="item", disable=not show_progress_bar)
+    encoding: dict[str, Any] = {"batch_size": batch_size, "prompt": prompt, "num_workers": num_workers}
+
+    def begun() -> dict[str, Any]:
+        check_ids(items)
+        check_complete(items, use)
+        found = {
+            "model": model_name if model_name is not None else _name(model),
+            "revision": revision if revision is not None else getattr(_config(model), "_commit_hash", None),
+            "metric": "cosine",
+            "model_fingerprint": model_fingerprint(model),
+            "items": items_fingerprint(items, use, show_progress_bar=show_progress_bar),
+            "count": len(items),
+            "use": use,
+            "prompt": prompt,
+            "dtype": dtype,
+            "shard_rows": shard_rows,
+            "dim": model.get_embedding_dimension(),
+        }
+        return _begin(folder, found, revision)
+
+    with ranks_together(across_ranks) as ranks:
+        plan = ranks.from_first(begun)
+        if ranks.number and plan["model_fingerprint"] != model_fingerprint(model):
+            raise DataError(f"process {ranks.number} has another model than the first one; load the same in each")
+        if plan.pop("whole"):
+            return True
+        if reader is None and use != "text" and "image" in items.column_names:
+            reader = reader_of(items)
+        _encode_share(ranks, model, items, folder, plan, {**encoding, "reader": reader}, show_progress_bar)
+    return False
+
+
+def _encode_share(
+    ranks: Ranks,
+    model: SentenceTransformer,
+    items: Dataset,
+    folder: str,
+    plan: dict[str, Any],
+    encoding: dict[str, Any],
+    show_progress_bar: bool,
+) -> None:
+    """Encode this process's share of what is missing; the first process finishes the folder when all is there."""
+    size = plan["shard_rows"]
+    numbers = list(range(max(1, -(-len(items) // size))))
+    shard_rows = {number: range(number * size, min((number + 1) * size, len(items))) for number in numbers}
+    ids = items.select_columns(["id"])
+
+    def ids_of(number: int) -> list[str]:
+        rows = shard_rows[number]
+        return [str(one) for one in ids[rows.start : rows.stop]["id"]]
+
+    entries: dict[int, dict[str, Any]] = {}
+    for number in ranks.share(numbers):
+        entry = _whole_shard(folder, number, ids_of(number), plan)
+        if entry is not None:
+            entries[number] = entry
+    there = {number: entry for some in ranks.gather(entries) for number, entry in some.items()}
+    mine = ranks.share([number for number in numbers if number not in there])
+    done = sum(len(shard_rows[number]) for number in there) if ranks.count == 1 else 0
+    bar = tqdm(
+        total=done + sum(len(shard_rows[number]) for number in mine),
+        initial=done,
+        desc="encode" if ranks.count == 1 else f"encode, process {ranks.number + 1} of {ranks.count}",
+        unit="item",
+        disable=not show_progress_bar or ranks.number > 0,
+    )
+    made: dict[int, dict[str, Any]] = {}
     with bar:
-        for number, start in enumerate(starts):
-            rows = range(start, min(start + shard_rows, len(items)))
-            entry = _whole_shard(folder, number, ids[rows.start : rows.stop], plan)
-            if entry is None:
-                vectors = encode_items(
-                    model, items.select(rows), use=use, batch_size=batch_size, reader=reader, prompt=prompt
-                )
-                entry = write_shard(folder, number, ids[rows.start : rows.stop], vectors.astype(dtype))
-                _write_json(os.path.join(folder, _receipt(number)), entry)
-            entries.append(entry)
-            bar.update(len(rows))
-    about = {
-        "model": model_name if model_name is not None else _name(model),
-        "revision": revision if revision is not None else getattr(_config(model), "_commit_hash", None),
-        "metric": "cosine",
-        **plan,
-    }
-    write_manifest(folder, about, entries)
-    embeddings = Embeddings.load(folder)
-    for name in [PLAN, *(_receipt(number) for number in range(len(entries)))]:
-        os.unlink(os.path.join(folder, name))
-    return embeddings
+        for number in mine:
+            rows = shard_rows[number]
+            vectors = encode_items(model, items.select(rows), use=plan["use"], **encoding, on_encoded=bar.update)
+            try:
+                made[number] = write_shard(folder, number, ids_of(number), vectors.astype(plan["dtype"], copy=False))
+                _write_json(os.path.join(folder, _receipt(number)), made[number])
+            except OSError as error:
+                message = f"cannot be written ({error.strerror or error}); make room, and the same command goes on"
+                raise DataError(message, file=folder) from error
+    for some in ranks.gather(made):
+        there.update(some)
+
+    def finish() -> None:
+        write_manifest(folder, plan, [there[number] for number in numbers])
+        _tidy(folder)
+
+    ranks.from_first(finish)
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
@@ -199,13 +301,87 @@ def items_fingerprint(items: Dataset, use: Use, *, show_progress_bar: bool = Fal
     """
     digest = hashlib.sha256(use.encode())
     texts = [name for name in ("text", "text_parts") if use != "image" and name in items.column_names]
-    for batch in items.select_columns(["id", *texts]).iter(10_000):
+    for batch in items.select_columns(["id", *texts]).iter(_ROWS_AT_ONCE):
         for row in zip(*(batch[name] for name in ("id", *texts)), strict=True):
             digest.update(json.dumps(row, ensure_ascii=True).encode() + b"\n")
     if use != "text" and "image" in items.column_names:
-        keys = items_keys(items.select_columns(["image"]), show_progress_bar=show_progress_bar)[:, 2]
-        digest.update(np.ascontiguousarray(keys).tobytes())
+        images = items.select_columns(["image"])
+        # Block by block, so that the paths of a large table are never all in memory.
+        starts = range(0, len(items), _ROWS_AT_ONCE)
+        bar = tqdm(total=len(items), desc="hash images", unit="item", delay=2.0, disable=not show_progress_bar)
+        with bar:
+            for start in starts:
+                rows = range(start, min(start + _ROWS_AT_ONCE, len(items)))
+                keys = items_keys(images.select(rows), show_progress_bar=False)[:, 2]
+                digest.update(np.ascontiguousarray(keys).tobytes())
+                bar.update(len(rows))
     return digest.hexdigest()
+
+
+def check_ids(items: Dataset) -> None:
+    """Refuse a table in which an id occurs twice.
+
+    Args:
+        items: ITEMS.
+
+    Raises:
+        DataError: With the id and its rows.
+
+    Example:
+        >>> check_ids(Dataset.from_dict({"id": ["a", "b", "a"]}))
+        Traceback (most recent call last):
+        mmembed.data.schema.DataError: items: row 2: field 'id': an id occurs twice; ids are unique: 'a', also in row 0
+    """
+    ids = items.select_columns(["id"])
+    hashes = np.empty(len(items), dtype=np.uint64)  # eight bytes an id, where a set of them takes a hundred
+    start = 0
+    for batch in ids.iter(_ROWS_AT_ONCE):
+        for one in batch["id"]:
+            hashes[start] = xxhash.xxh3_64_intdigest(str(one).encode("utf-8", "surrogatepass"))
+            start += 1
+    order = np.argsort(hashes, kind="stable")
+    again = hashes[order[1:]] == hashes[order[:-1]]
+    for row, before in zip(order[1:][again].tolist(), order[:-1][again].tolist()):
+        if str(ids[row]["id"]) == str(ids[before]["id"]):
+            message = f"an id occurs twice; ids are unique: {ids[row]['id']!r:.80}, also in row {before}"
+            raise DataError(message, file="items", row=row, field="id")
+
+
+def check_complete(items: Dataset, use: Use) -> None:
+    """Refuse a table in which an item lacks what is to be encoded, before any is.
+
+    Args:
+        items: ITEMS.
+        use: "text", "image" or "fused".
+
+    Raises:
+        DataError: With the first of them.
+
+    Example:
+        >>> check_complete(Dataset.from_dict({"id": ["a", "b"], "text": ["hat", None]}), "text")
+        Traceback (most recent call last):
+        mmembed.data.schema.DataError: items: row 1: 1 items have no text, first: 'b'; leave them out or use another modality
+    """
+    of = {"text": ("text", "text_parts"), "image": ("image",), "fused": ("text", "text_parts", "image")}[use]
+    columns = [name for name in of if name in items.column_names]
+    lacking, first, start = 0, None, 0
+    for table in items.select_columns(["id", *columns]).with_format("arrow").iter(_ROWS_AT_ONCE // 10):
+        none = np.ones(table.num_rows, dtype=bool)
+        for name in columns:
+            column = table.column(name)
+            if name == "text_parts":
+                none &= np.array([not parts for parts in column.to_pylist()], dtype=bool)
+            else:
+                none &= column.is_null().to_numpy()
+        if none.any() and first is None:
+            row = int(np.flatnonzero(none)[0])
+            first = start + row, table.column("id")[row].as_py()
+        lacking += int(none.sum())
+        start += table.num_rows
+    if first is not None:
+        what = "neither a text nor an image" if use == "fused" else f"no {use}"
+        message = f"{lacking} items have {what}, first: {first[1]!r:.80}; leave them out or use another modality"
+        raise DataError(message, file="items", row=first[0])
 
 
 def _as_text(reader: Any) -> str:
@@ -219,11 +395,20 @@ def _as_text(reader: Any) -> str:
         # How the last batch was cut and padded is kept here too; that is no property of the model.
         parts.append(json.dumps({name: settings[name] for name in settings if name not in ("truncation", "padding")}))
     if hasattr(reader, "to_json_string"):
-        parts.append(reader.to_json_string())
+        parts.append(_without_code(reader.to_json_string()))
     for part in ("tokenizer", "image_processor"):
         if part in vars(reader):
             parts.append(_as_text(vars(reader)[part]))
     return "\n".join(parts)
+
+
+def _without_code(settings: str) -> str:
+    """A processor's settings without `auto_map`, which saving a model adds to the one in memory and loading takes off."""
+    read = json.loads(settings)
+    if "auto_map" not in read:
+        return settings
+    del read["auto_map"]
+    return json.dumps(read, indent=2, sort_keys=True) + "\n"
 
 
 def _config(model: SentenceTransformer) -> Any:
@@ -238,19 +423,43 @@ def _name(model: SentenceTransformer) -> str | None:
 # --- plan and receipts -------------------------------------------------------------------------------------------
 
 
-def _begin(folder: str, plan: dict[str, Any]) -> None:
-    """Write the plan, or check that what is there was begun with the same."""
-    path = os.path.join(folder, PLAN)
-    if os.path.exists(path):
-        _check_plan(_read_json(path), plan, path, whole=False)
-    elif os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+def _begin(folder: str, plan: dict[str, Any], revision: str | None) -> dict[str, Any]:
+    """Write the plan, or check that what is there was begun with the same; with "whole": whether nothing is to be done."""
+    for name, whole in ((MANIFEST, True), (PLAN, False)):
+        path = os.path.join(folder, name)
+        if os.path.exists(path):
+            found = read_manifest(folder) if whole else _read_json(path)
+            if plan["shard_rows"] is None:
+                plan["shard_rows"] = found.get("shard_rows")
+            _check_plan(found, plan, path, whole=whole, revision=revision)
+            if whole:
+                _tidy(folder)
+            # What an earlier run called the model stays.
+            return {**plan, **{name: found.get(name, plan[name]) for name in ("model", "revision")}, "whole": whole}
+    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise DataError("holds something other than embeddings; give an empty or new folder", file=folder)
-    else:
-        _write_json(path, plan)
+    if plan["shard_rows"] is None:
+        plan["shard_rows"] = min(max(-(-plan["count"] // 32), 1024), 65_536)
+    _write_json(os.path.join(folder, PLAN), plan)
+    return {**plan, "whole": False}
 
 
-def _check_plan(found: dict[str, Any], plan: dict[str, Any], path: str, *, whole: bool) -> None:
-    for field, what in _PLANNED.items():
+def _tidy(folder: str) -> None:
+    """Remove what only the work needed, and what a process that was killed left half written."""
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if name == PLAN or re.fullmatch(r"shard-\d{5,}\.json", name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        elif _LEFT_BEHIND.fullmatch(name) and os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_plan(found: dict[str, Any], plan: dict[str, Any], path: str, *, whole: bool, revision: str | None) -> None:
+    wanted = dict(_PLANNED)
+    if revision is not None:  # one that was asked for, not the commit that a model happens to be of
+        wanted["revision"] = "another revision"
+    for field, what in wanted.items():
         if found.get(field) != plan[field]:
             state = "holds embeddings" if whole else "was begun"
             values = f": {found.get(field)!r} there, {plan[field]!r} now" if field not in ("items",) else ""

@@ -21,6 +21,7 @@ from mmembed.dataset_encoding import encode_dataset, items_fingerprint, model_fi
 from mmembed.embeddings import Embeddings
 from mmembed.encode import encode_items
 from mmembed.models.dual_encoder.building import build_dual_encoder
+from mmembed.models.loading import load_model
 
 WORDS = ["red mug", "blue desk lamp", "green wool hat"]
 
@@ -196,6 +197,9 @@ def test_a_model_is_known_by_what_makes_its_vectors(model, tmp_path: Path) -> No
     assert model_fingerprint(other) != first
     # Asking moves neither the model nor its vectors.
     assert model_fingerprint(model) == first
+    model.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
+    assert model_fingerprint(model) == first  # saving writes into the processor of the model in memory
+    assert model_fingerprint(load_model(tmp_path / "saved", device="cpu")) == first
 
 
 def test_items_are_known_by_what_is_encoded() -> None:
