@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mmembed.models.loading import load_model
     from mmembed.rerankers.reranking import rerank
     from mmembed.rerankers.vision_language import load_vlm_reranker
+    from mmembed.search.index import Index
     from mmembed.search.pipeline import SearchPipeline
     from mmembed.training.arguments import EmbeddingTrainingArguments
     from mmembed.training.stages import Stage, run_stages
@@ -57,6 +58,7 @@ _HOMES = {
     "Embeddings": "mmembed.embeddings",
     "EmbeddingTrainer": "mmembed.training.trainer",
     "EmbeddingTrainingArguments": "mmembed.training.arguments",
+    "Index": "mmembed.search.index",
     "InteractiveSession": "mmembed.interactive.session",
     "SearchPipeline": "mmembed.search.pipeline",
     "Stage": "mmembed.training.stages",
@@ -103,6 +105,7 @@ __all__ = [
     "EmbeddingTrainer",
     "EmbeddingTrainingArguments",
     "Embeddings",
+    "Index",
     "InteractiveSession",
     "MatchingRule",
     "SearchPipeline",

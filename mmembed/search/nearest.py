@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmembed.search.vectors import VectorRows
+from mmembed.search.vectors import Rows
 
 # A block of documents and a block of scores are 2**22 floats (16 MiB): neither grows with the corpus.
 _FLOATS_A_BLOCK = 2**22
@@ -16,9 +16,7 @@ _PAIRS_AT_ONCE = 2**17  # floats of float64, for exact scores: 1 MiB, which a co
 SCORE_ERROR = 4e-6
 
 
-def exact_scores(
-    queries: np.ndarray, documents: VectorRows, query_of: np.ndarray, document_of: np.ndarray
-) -> np.ndarray:
+def exact_scores(queries: np.ndarray, documents: Rows, query_of: np.ndarray, document_of: np.ndarray) -> np.ndarray:
     """The inner products of single pairs, summed in float64 and rounded to float32.
 
     A matrix product adds a row's terms in an order that depends on the shapes of the two matrices, so that its last
@@ -34,6 +32,7 @@ def exact_scores(
         float32 (pairs,).
 
     Example:
+        >>> from mmembed.search.vectors import VectorRows
         >>> eye = np.eye(2, dtype=np.float32)
         >>> exact_scores(eye, VectorRows([eye]), np.array([0, 0]), np.array([0, 1])).tolist()
         [1.0, 0.0]
@@ -74,15 +73,16 @@ class ExactSearch:
             same.
 
     Example:
+        >>> from mmembed.search.vectors import VectorRows
         >>> scores, rows = ExactSearch(VectorRows([np.eye(3, dtype=np.float32)])).search(np.eye(3, dtype=np.float32)[:1], 1)
         >>> rows.tolist(), scores.tolist()
         ([[0]], [[1.0]])
     """
 
-    def __init__(self, documents: VectorRows, allowed: np.ndarray | None = None, *, use_faiss: bool = False) -> None:
+    def __init__(self, documents: Rows, allowed: np.ndarray | None = None, *, use_faiss: bool = False) -> None:
         self.documents = documents
         self.allowed = None if allowed is None or allowed.all() else allowed
-        self.faiss = _faiss() if use_faiss else None
+        self.faiss = faiss_module() if use_faiss else None
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k best documents of each query, in no order.
@@ -143,14 +143,14 @@ class InvertedFileSearch:
 
     def __init__(
         self,
-        documents: VectorRows,
+        documents: Rows,
         allowed: np.ndarray | None = None,
         *,
         order: np.ndarray | None = None,
         lists: int | None = None,
         probes: int = 32,
     ) -> None:
-        faiss = _faiss()
+        faiss = faiss_module()
         numbers = np.arange(len(documents)) if order is None else order
         self.numbers = numbers if allowed is None else numbers[allowed[numbers]]
         count = len(self.numbers)
@@ -200,7 +200,8 @@ def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.
     return np.take_along_axis(scores, columns, axis=1), np.take_along_axis(rows, columns, axis=1)
 
 
-def _faiss() -> Any:
+def faiss_module() -> Any:
+    """FAISS, or an ImportError that names the extra."""
     try:
         import faiss
     except ImportError:

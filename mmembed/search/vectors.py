@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from mmembed.embeddings import ShardedVectors, read_rows
+
+
+class Rows(Protocol):
+    """What a search compares queries with: n vectors that are read by blocks and by rows, wherever they lie."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """Rows start … stop − 1, or as many as there are: float32 (stop − start, dim)."""
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """These rows: float32 (len(rows), dim)."""
 
 
 class VectorRows:
@@ -43,7 +59,12 @@ class VectorRows:
         if len(lengths) != 1:
             raise ValueError(f"arrays of {sorted(lengths)} rows; give the same items for each model")
         self.length = lengths.pop()
-        self.dim = sum(array.shape[1] for array in self.arrays)
+        self._dim = sum(array.shape[1] for array in self.arrays)
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a row, those of all arrays together."""
+        return self._dim
 
     def __len__(self) -> int:
         return self.length
