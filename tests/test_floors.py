@@ -36,6 +36,9 @@ PARTS = {
     "embeddings": "encode",
     "dataset_encoding": "encode",
     "encoding_batches": "encode",
+    "encoding_ranks": "encode",
+    "encoding_fingerprints": "encode",
+    "encoding_plan": "encode",
 }
 # Rooms of one floor that may still import each other, (from, to).
 SAME_FLOOR: set[tuple[str, str]] = set()
