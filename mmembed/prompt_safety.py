@@ -1,12 +1,13 @@
-"""How is a stranger's text put before a language model, so that it is read as data?
+"""How is a stranger's text put before a language model as data, and what of its reply is read?
 
-What a text says in plain words a model may still obey; what is asked of its answer (a schema, an option that is known) is
-the second wall, and no answer is ever a permission.
+What a text says in plain words a model may still obey; what is asked of its reply (a schema, an option that is known) is
+the second wall, and no reply is ever a permission.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -88,3 +89,43 @@ def control_tokens(processor: Any) -> list[str]:
     placeholders = [str(token) for name in named if (token := getattr(processor, name, None))]
     added = [str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
     return sorted({*added, *placeholders} - {"", " "}, key=len, reverse=True)
+
+
+def read_json(reply: str) -> Any:
+    """The JSON that a model's reply is, alone or in a block of code; nothing is searched for in other words.
+
+    Args:
+        reply: what the model wrote.
+
+    Returns:
+        Objects, lists, texts, finite numbers, booleans and None.
+
+    Raises:
+        ValueError: anything else, a key that stands twice, or a text with half a character, with what was found.
+
+    Example:
+        >>> read_json('```json\\n{"answer": "red"}\\n```')
+        {'answer': 'red'}
+        >>> read_json("Sure! Red.")
+        Traceback (most recent call last):
+        ValueError: not JSON alone: 'Sure! Red.'
+    """
+    block = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n\s*```\s*", reply, re.DOTALL)
+    try:
+        value = json.loads(block[1] if block else reply, object_pairs_hook=_once, parse_constant=_no_number)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"a text with half a character in {reply[:60]!r}") from None
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError(f"not JSON alone: {reply[:60]!r}") from None
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"a key stands twice: {[key for key, _ in pairs]}")
+    return dict(pairs)
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number")

@@ -8,7 +8,7 @@ import unicodedata
 
 import pytest
 
-from mmembed.prompt_safety import control_tokens, fenced, neutralised
+from mmembed.prompt_safety import control_tokens, fenced, neutralised, read_json
 from tests.rerankers.tiny_vision_language import CONTROL as OWN
 from tests.rerankers.tiny_vision_language import words_tokenizer
 
@@ -111,3 +111,24 @@ def test_control_tokens_of_a_processor() -> None:
         video_token = None
 
     assert set(control_tokens(Processor())) == {"<picture here>", *control_tokens(words_tokenizer())}
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [('{"a": [1, 2.5, null, true]}', {"a": [1, 2.5, None, True]}), ('```json\n{"a": "b"}\n```', {"a": "b"}), (' "图" ', "图"), ("```\n[]\n```\n", [])],
+)  # fmt: skip
+def test_json_alone_is_read(reply: str, value: object) -> None:
+    assert read_json(reply) == value
+
+
+@pytest.mark.security
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "", "yes", "Sure! {}", "{} and more", '{"a": 1, "a": 2}', '{"b": {"a": 1, "a": 2}}', "[" * 100_000, '"\\ud800"', "NaN", "[Infinity]",
+        "1e999", "1" * 5000, '{"a"', "```json\n{}\n```\nHope this helps!", "{'a': 1}", '{"a": 1,}',
+    ],
+)  # fmt: skip
+def test_what_is_no_json_alone(reply: str) -> None:
+    with pytest.raises(ValueError):
+        read_json(reply)
