@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mmembed.evaluation.rounds import evaluate_rounds
     from mmembed.evaluation.zero_shot import evaluate_zero_shot
     from mmembed.export.evaluation_results import write_evaluation_results
+    from mmembed.export.hub import push_to_hub, save_model
     from mmembed.images import load_image
     from mmembed.interactive.attribute_questioner import AttributeQuestioner
     from mmembed.interactive.session import InteractiveSession
@@ -82,11 +83,13 @@ _HOMES = {
     "load_vlm_reranker": "mmembed.rerankers.vision_language",
     "mine_hard_negatives": "mmembed.mining.hard_negatives",
     "mteb_model": "mmembed.bridges.mteb",
+    "push_to_hub": "mmembed.export.hub",
     "read_collection": "mmembed.data.named_formats",
     "read_items": "mmembed.data.reading",
     "read_pairs": "mmembed.data.reading",
     "rerank": "mmembed.rerankers.reranking",
     "run_stages": "mmembed.training.stages",
+    "save_model": "mmembed.export.hub",
     "split_by_group": "mmembed.data.splits",
     "synthesize_questions": "mmembed.mining.question_synthesis",
     "synthesize_rerank_pairs": "mmembed.mining.rerank_synthesis",
@@ -129,11 +132,13 @@ __all__ = [
     "load_vlm_reranker",
     "mine_hard_negatives",
     "mteb_model",
+    "push_to_hub",
     "read_collection",
     "read_items",
     "read_pairs",
     "rerank",
     "run_stages",
+    "save_model",
     "split_by_group",
     "synthesize_questions",
     "synthesize_rerank_pairs",

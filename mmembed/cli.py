@@ -45,6 +45,7 @@ VERBS = {
     "convert-data": Verb("mmembed.jobs.convert_data", "main", "read data in one format and write it in another"),
     "status": Verb("mmembed.jobs.status", "main", "show how far a run is: stages, step, rate, time left, last metrics"),
     "catalogue": Verb("mmembed.jobs.catalogue", "main", "write a drawn demonstration catalogue to a folder"),
+    "push": Verb("mmembed.jobs.push", "main", "publish a model on the Hub, or see what would be published"),
     "env": Verb("mmembed.jobs.env", "main", "print the versions that a bug report needs"),
 }
 

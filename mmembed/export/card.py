@@ -33,6 +33,9 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual|code")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _TAG = re.compile(r"[\w.:/+-]+( [\w.:/+-]+)*")
 _SECRET = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)
+_SECRET_WORD = re.compile(
+    r"(--[\w.-]*(?:token|secret|password|api_?key|credential))(\s+|=)(?:'[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE
+)
 _PACKAGES = ("mmembed", "sentence-transformers", "transformers", "torch", "datasets", "accelerate")
 _INPUTS = {"text": "texts", "image": "images", "fused": "texts with an image"}
 _COUNTS = ("n", "documents")
@@ -67,6 +70,8 @@ class CardFacts:
         gain_metric: what `gains` are measured in.
         confidence: of the intervals.
         contact_sheet: a picture in the model's folder, by its name there.
+        command: the command line that trained it, without folders of a machine.
+        data_hashes: name of a file or table that it was trained on → its SHA-256.
         versions: of the software; None: of what is installed.
 
     Raises:
@@ -98,6 +103,8 @@ class CardFacts:
     gain_metric: str = "recall@1"
     confidence: float = 0.95
     contact_sheet: str | None = None
+    command: str | None = None
+    data_hashes: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -137,6 +144,7 @@ def card_text(facts: CardFacts, *, trust_remote_code: bool = False) -> str:
         _usage(facts, trust_remote_code),
         *_results(facts),
         *_section("Training data", _table(_training_data(facts), "what", "value")),
+        *_data_hashes(facts),
         *_training(facts),
         *_section("Limitations", escape_markdown(facts.limitations)),
         *_section("Versions", _table(_versions() if facts.versions is None else facts.versions, "package", "version")),
@@ -301,11 +309,28 @@ def _training_data(facts: CardFacts) -> dict[str, object]:
     return {**named, **facts.training_data}
 
 
+def _data_hashes(facts: CardFacts) -> list[str]:
+    table = _table(facts.data_hashes, "data", "SHA-256")
+    # Without a heading of its own: it goes on with what is said of the training data.
+    return [] if not table else [table] if _training_data(facts) else ["## Training data", table]
+
+
 def _training(facts: CardFacts) -> list[str]:
     losses = "\n".join(f"- {escape_markdown(loss)}" for loss in facts.losses)
     shown = {key: value for key, value in facts.hyper_parameters.items() if not _SECRET.search(key)}
-    parts = [losses and f"Loss:\n\n{losses}", _table(shown, "hyper-parameter", "value")]
+    command = f"The command:\n\n{_shell(facts.command)}" if facts.command else ""
+    parts = [command, losses and f"Loss:\n\n{losses}", _table(shown, "hyper-parameter", "value")]
     return ["## Training", *parts] if any(parts) else []
+
+
+def _shell(command: str) -> str:
+    """A command in a fence that it cannot close, in one line, without anything that a template would run."""
+    line = " ".join(_SECRET_WORD.sub(r"\1\2…", command).split())
+    for sign in ("{{", "}}", "{%", "%}"):
+        while sign in line:
+            line = line.replace(sign, f"{sign[0]} {sign[1]}")
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    return f"{fence}bash\n{line}\n{fence}"
 
 
 def _section(heading: str, body: str) -> list[str]:

@@ -8,10 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import ModelCard
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
+from mmembed.export.card_reading import read_card
 from mmembed.export.hub_results import (
     EvaluationData,
     EvaluationResult,
@@ -23,8 +20,6 @@ from mmembed.export.hub_results import (
 )
 from mmembed.pages import escape_markdown, markdown_table
 from mmembed.whole_files import write_whole
-
-_MOST_VALUES = 100_000  # of a card's front matter, aliases written out
 
 
 def write_evaluation_results(
@@ -83,13 +78,7 @@ def _card_with(
     path: Path, results: Sequence[EvaluationResult], data: EvaluationData, evaluation: str, confidence: float
 ) -> str:
     """A card's text with these numbers in its metadata and in a section of their own."""
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-        if front := REGEX_YAML_BLOCK.search(content):
-            _check_size(yaml.safe_load(front.group(2)))
-        card = ModelCard(content)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}: its front matter cannot be read ({' '.join(str(error).split())}): mend it") from None
+    card = read_card(path)
     known: Any = card.data
     entries = model_index_entries(results, data, evaluation=evaluation, confidence=confidence)
     new = {entry.unique_identifier for entry in entries}
@@ -102,22 +91,6 @@ def _card_with(
     start, body = _without_section(card.text.replace("\r\n", "\n"), heading)
     front = known.to_yaml(original_order=card._original_order)
     return f"---\n{front}\n---\n{start.rstrip()}\n\n{section}" + (f"\n{body}" if body else "")
-
-
-def _check_size(front: Any) -> None:
-    """Refuse aliases of aliases: the Hub's tools write each of them out."""
-    sizes: dict[int, int] = {}
-
-    def size(value: Any) -> int:
-        if not isinstance(value, (dict, list)):
-            return 1
-        if id(value) not in sizes:
-            sizes[id(value)] = _MOST_VALUES + 1  # of one that holds itself
-            sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
-        return sizes[id(value)]
-
-    if size(front) > _MOST_VALUES:
-        raise ValueError(f"it has more than {_MOST_VALUES:,} values")
 
 
 def _without_section(text: str, heading: str) -> tuple[str, str]:

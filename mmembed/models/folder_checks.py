@@ -24,7 +24,9 @@ _MOST_VOCABULARY_BYTES = 1 << 30
 
 _VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})
 # What a loader reads; other JSON is nobody's business.
-_READ_BY_LOADERS = re.compile(r"(.*config|modules|.*\.index|chat_template|special_tokens_map)\.json")
+_READ_BY_LOADERS = re.compile(
+    r"(.*config|config_sentence_transformers|modules|.*\.index|chat_template|special_tokens_map)\.json"
+)
 
 _ST_CLASS = re.compile(r"sentence_transformers(\.\w+)*\.(models|modules)(\.\w+)*\.[A-Z]\w*")
 _OWN_CODE = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
