@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -45,6 +45,12 @@ class Chosen:
     question: Question | None
     record: dict[str, Any]
 
+    def told(self, about: Mapping[str, Any]) -> Question | None:
+        """The question with all of how it came about in its provenance: `about`, the record, and what it knew already."""
+        if self.question is None:
+            return None
+        return dataclasses.replace(self.question, provenance={**about, **self.record, **self.question.provenance})
+
 
 class QuestionChoice:
     """Chooses among questions that a model asked.
@@ -59,8 +65,6 @@ class QuestionChoice:
         by: the measure. "kl" needs `scores` and asks the question that moves the ranking least, which is what PlugIR does to
             leave out things that the target lacks (Lee et al. 2024, https://arxiv.org/abs/2406.03411); it is no gain.
         scores: of candidates by texts, for "kl".
-        answerable: which questions can be answered by what was said already, such as `answerable_from_dialogue`; None: not
-            asked.
         context: makes one text of the dialogue, for "kl".
         skip_top: candidates that "kl" leaves out at the top; PlugIR's ten.
         temperature: of the softmax in "kl", in units of the scores; PlugIR's 1.
@@ -91,7 +95,6 @@ class QuestionChoice:
         reader: AttributeReader | None = None,
         by: Measure | None = None,
         scores: TextScores | None = None,
-        answerable: Answerable | None = None,
         context: QueryText = joined_text,
         skip_top: int = 10,
         temperature: float = 1.0,
@@ -109,16 +112,20 @@ class QuestionChoice:
                 f"skip_top={skip_top}, temperature={temperature}, max_words={max_words}, settled={settled}, "
                 f"min_gain={min_gain}; from 0, above 0, from 1, above 0 and at most 1, from 0"
             )
-        self.likelihood, self.reader, self.scores, self.answerable = likelihood, reader, scores, answerable
+        self.likelihood, self.reader, self.scores = likelihood, reader, scores
         self.context, self.skip_top, self.temperature = context, skip_top, temperature
         self.max_words, self.settled, self.min_gain = max_words, settled, min_gain
 
-    def choose(self, state: DialogueState, questions: Sequence[Question]) -> Chosen:
+    def choose(
+        self, state: DialogueState, questions: Sequence[Question], *, answerable: Answerable | None = None
+    ) -> Chosen:
         """The question that is asked.
 
         Args:
             state: the dialogue.
             questions: what a model asked, in its order.
+            answerable: which questions can be answered by what was said already, such as `answerable_from_dialogue`; it is
+                asked about those alone that got through the other filters. None: nobody is asked.
 
         Returns:
             The question, with its gain as `score` where that was measured, and the record.
@@ -131,8 +138,8 @@ class QuestionChoice:
         dropped += [(question.text, "settled") for question, settled in zip(kept, known) if settled]
         answers = [said for said, settled in zip(answers, known) if not settled]
         kept = [question for question, settled in zip(kept, known) if not settled]
-        if self.answerable is not None and kept:
-            answered = list(self.answerable(state, kept))
+        if answerable is not None and kept:
+            answered = list(answerable(state, kept))
             dropped += [(question.text, "answerable") for question, known in zip(kept, answered, strict=True) if known]
             answers = [said for said, known in zip(answers, answered) if not known]
             kept = [question for question, known in zip(kept, answered) if not known]
