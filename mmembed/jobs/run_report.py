@@ -17,6 +17,7 @@ from mmembed.evaluation.ranking import Ranking
 from mmembed.export.card import CardFacts, write_card
 from mmembed.export.hub_results import EvaluationData
 from mmembed.images import ImageReader
+from mmembed.jobs.told_command import data_hashes, told_command
 from mmembed.jobs.train_options import TrainOptions
 from mmembed.pages import SheetHit, SheetRow, contact_sheet, text_table
 from mmembed.ranking_metrics import UNRANKED
@@ -237,8 +238,24 @@ def write_run_card(
         gains=measured["gain"],
         gain_metric=measured["gain_metric"],
         contact_sheet="contact_sheet.png",
+        command=told_command("train", options),
+        data_hashes=data_hashes([options.items, options.documents, options.pairs]),
+        limitations=_limits(source, measured, options),
     )
     return write_card(folder, facts)
+
+
+def _limits(source: str, measured: Mapping[str, Any], options: TrainOptions) -> str:
+    """What the figures do not say."""
+    counts = {figures["n"] for figures in measured["after"].values() if isinstance(figures, Mapping)}
+    queries = f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
+    languages = (
+        f" Its texts are in {', '.join(options.language)}; others were not looked at." if options.language else ""
+    )
+    return (
+        f"The figures are of {queries} held-out queries of {source}, the same source that it was trained on. Nothing was "
+        f"measured on other products, photographs or shops.{languages}"
+    )
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

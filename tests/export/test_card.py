@@ -234,3 +234,27 @@ def test_errors_say_what_was_got(options, message):
 def test_a_folder_is_needed(tmp_path):
     with pytest.raises(ValueError, match="save the model first"):
         write_card(tmp_path / "absent", CardFacts("shoes"))
+
+
+def test_the_command_and_the_datas_hashes_are_told(facts):
+    command = "mmembed train --items shoes.jsonl --catalogue '{\"size\": 48}'"
+    text = card_text(replace(facts, command=command, data_hashes={"shoes.jsonl": "ab" * 32}))
+    assert f"## Training\n\nThe command:\n\n```bash\n{command}\n```\n" in text
+    training, after = text.split("## Training data\n")[1].split("## Training\n")
+    assert f"| shoes.jsonl | {'ab' * 32} |" in training and "shoes.jsonl" in after
+    alone = card_text(CardFacts("shoes", data_hashes={"a": "b"}))
+    assert "## Training data\n\n| data | SHA-256 |" in alone
+
+
+@pytest.mark.security
+def test_a_command_cannot_leave_its_fence_and_holds_no_secret():
+    command = (
+        f"mmembed train --run_name '{HOSTILE}' ```` --hub_token hf_SECRET --api-key='two words' --wandb_password=x"
+    )
+    text = card_text(CardFacts("shoes", command=command, versions={}))
+    for hidden in ("SECRET", "two words", "password=x", "{{", "{%", "}}", "%}"):
+        assert hidden not in text
+    markdown_it = pytest.importorskip("markdown_it")
+    page = markdown_it.MarkdownIt("commonmark", {"html": True}).render(text.split("---\n", 2)[2])
+    assert page.count("<pre>") == 2 and "<img" not in page and "<h1>" in page and page.count("<h1>") == 1
+    assert yaml.safe_load(text.split("---\n")[1])["library_name"] == "sentence-transformers"

@@ -192,3 +192,22 @@ def test_the_card_of_a_run_says_what_its_metrics_file_says(rankings, tmp_path: P
     row = f"| text → image | after | {figures['mean']:.3f} ({figures['low']:.3f}–{figures['high']:.3f}) |"
     assert row in card.text and "| text → image | before | 0.125 (" in card.text
     assert 0.125 not in {one.value for one in entries.values()}  # what the base model did is not this model's
+
+
+def test_the_card_of_a_run_tells_its_command_its_data_and_its_limits(rankings, tmp_path: Path) -> None:
+    after = summarise(rankings, ks=(1,), **SAMPLING)
+    measured = {"before": after, "after": after, "gain": gains(rankings, rankings, **SAMPLING), "data": {}}
+    measured["gain_metric"] = headline(rankings)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "contact_sheet.png").write_bytes(b"png")
+    (tmp_path / "shoes.jsonl").write_bytes(b"{}")
+    options = TrainOptions(items=str(tmp_path / "shoes.jsonl"), output_dir=str(tmp_path), language=["en"])
+    options.extra["learning_rate"] = "1e-4"
+    args = EmbeddingTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    text = write_run_card(folder, tiny_dual_encoder(), measured, options, args).read_text(encoding="utf-8")
+    command = "mmembed train --items shoes.jsonl --output_dir"
+    assert f"```bash\n{command}" in text and "--learning_rate 1e-4\n```" in text
+    assert "| shoes.jsonl | 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a |" in text
+    assert "## Limitations\n\nThe figures are of 4 held-out queries of shoes.jsonl" in text
+    assert str(tmp_path) not in text
