@@ -34,7 +34,7 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _TAG = re.compile(r"[\w.:/+-]+( [\w.:/+-]+)*")
 _SECRET = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)
 _SECRET_WORD = re.compile(
-    r"(--[\w.-]*(?:token|secret|password|api_?key|credential))(\s+|=)(?:'[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE
+    r"(--[\w.-]*(?:token|secret|password|api[_-]?key|credential))(\s+|=)(?:'[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE
 )
 _PACKAGES = ("mmembed", "sentence-transformers", "transformers", "torch", "datasets", "accelerate")
 _INPUTS = {"text": "texts", "image": "images", "fused": "texts with an image"}
