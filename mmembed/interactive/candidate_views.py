@@ -123,12 +123,5 @@ class CandidateViews:
 
 def without_blocks(content: Sequence[dict], images: int) -> list[dict]:
     """A message's content with as many image blocks as there are images, for candidates that only have a caption."""
-    kept, left = [], images
-    for part in content:
-        if part["type"] == "image":
-            if left:
-                kept.append(part)
-            left -= 1
-        else:
-            kept.append(part)
-    return kept
+    blocks = [part for part in content if part["type"] == "image"]
+    return [*blocks[:images], *(part for part in content if part["type"] != "image")]

@@ -196,8 +196,9 @@ def answer_probabilities(question: Question, ids: Sequence[str], likelihood: Lik
     Returns:
         float64 (options, n), each column sums to 1; None where the likelihood says nothing of the question.
     """
-    answers = [read_answer(option, question, source="if") for option in question.options]
-    answers = [answer for answer in answers if answer.label != "unknown"]
+    bare = dataclasses.replace(question, options=())  # with its options, "not sure" is one of them
+    told = [option for option in question.options if read_answer(option, bare, source="if").label != "unknown"]
+    answers = [read_answer(option, question, source="if") for option in told]
     if len(answers) < 2:
         return None
     said = np.stack([likelihood.likelihood(question, answer, ids) for answer in answers]).astype(np.float64)
