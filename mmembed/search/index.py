@@ -93,7 +93,7 @@ class Index:
         """What the index is, and what made its vectors, as `save` writes it."""
         return {
             "kind": self.kind,
-            "parameters": self.settings.to_dict(),
+            "parameters": self.settings.parameters(),
             "metric": "cosine",
             "normalised": True,
             **self._about,

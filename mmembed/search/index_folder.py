@@ -57,7 +57,7 @@ def read_parts(folder: str, manifest: dict[str, Any], *, memory_map: bool = Fals
     """
     path = os.path.join(folder, index_files.MANIFEST)
     try:
-        given = IndexSettings.from_dict({"kind": manifest["kind"], **manifest["parameters"]})
+        given = IndexSettings.from_dict({**manifest["parameters"], "kind": manifest["kind"]})
         settings = given.filled(
             max(manifest["rows"], 2**62), manifest["dim"]
         )  # lists and centroids may be left of more

@@ -186,8 +186,10 @@ class FloatStructure:
         return faiss.SearchParameters(**given) if given else None
 
     def _map_rows(self) -> None:
-        # once and not at the first search, since searches may run in several threads
+        # Once and not at the first search, since searches may run in several threads; and anew, since one that was read
+        # from a file says what its writer wanted.
         if self.settings.kind in ("ivf", "ivf_pq"):
+            self.index.set_direct_map_type(faiss_module().DirectMap.NoMap)
             self.index.make_direct_map()
 
 

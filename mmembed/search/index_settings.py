@@ -106,13 +106,15 @@ class IndexSettings:
         names = [field.name for field in dataclasses.fields(self)]
         return [name for name in names if self.kind in _OF_KINDS.get(name, (self.kind,))]
 
-    def to_dict(self) -> dict[str, Any]:
-        """What is set, by name."""
-        return {name: value for name in self.concerning() if (value := getattr(self, name)) is not None}
+    def parameters(self) -> dict[str, Any]:
+        """What is set beside the kind, by name."""
+        return {
+            name: value for name in self.concerning() if name != "kind" and (value := getattr(self, name)) is not None
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> IndexSettings:
-        """Settings by name, as `to_dict` gives them.
+        """Settings by name, as `kind` and `parameters` give them.
 
         Raises:
             ValueError: an unknown name.
