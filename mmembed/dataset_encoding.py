@@ -10,12 +10,21 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from mmembed.data.schema import DataError
-from mmembed.embeddings import DTYPES, Embeddings, write_manifest, write_shard
+from mmembed.embeddings import (
+    DTYPES,
+    Embeddings,
+    check_unit_length,
+    read_manifest,
+    read_shard,
+    write_manifest,
+    write_shard,
+)
 from mmembed.encode import Reader, Use, encode_items, reader_of
 from mmembed.encoding_batches import USES
 from mmembed.encoding_fingerprints import check_complete, check_ids, items_fingerprint, model_fingerprint
@@ -85,7 +94,7 @@ def encode_dataset(
         >>> encode_dataset(model, items, folder, show_progress_bar=False).vectors.shape
         (2, 8)
     """
-    whole = write_dataset_vectors(
+    write_dataset_vectors(
         model,
         items,
         folder,
@@ -101,8 +110,7 @@ def encode_dataset(
         across_ranks=across_ranks,
         show_progress_bar=show_progress_bar,
     )
-    # What this run wrote or looked at it has hashed.
-    return Embeddings.load(folder, verify=whole)
+    return Embeddings.load(folder, verify=False)  # every file was hashed when it was written, or looked at just now
 
 
 def write_dataset_vectors(
@@ -128,7 +136,7 @@ def write_dataset_vectors(
         model: see `encode_dataset`, as all others.
 
     Returns:
-        Whether the folder was whole before; nothing of it was read then but the manifest.
+        Whether the folder was whole before; it was checked then and nothing was encoded.
     """
     if use not in USES:
         raise ValueError(f"use={use!r}; choose text, image or fused.")
@@ -163,6 +171,9 @@ def write_dataset_vectors(
         if ranks.number and plan["model_fingerprint"] != model_fingerprint(model):
             raise DataError(f"process {ranks.number} has another model than the first one; load the same in each")
         if plan.pop("whole"):
+            shards = read_manifest(folder)["shards"]
+            for number in ranks.share(list(range(len(shards)))):
+                read_shard(folder, shards[number], dim=plan["dim"], dtype=dtype, verify=True)
             return True
         if reader is None and use != "text" and "image" in items.column_names:
             reader = reader_of(items)
@@ -209,6 +220,7 @@ def _encode_share(
         for number in mine:
             rows = shard_rows[number]
             vectors = encode_items(model, items.select(rows), use=plan["use"], **encoding, on_encoded=bar.update)
+            _check_lengths(vectors, rows.start, items)
             try:
                 made[number] = write_shard(folder, number, ids_of(number), vectors.astype(plan["dtype"], copy=False))
                 write_json(os.path.join(folder, receipt_name(number)), made[number])
@@ -225,10 +237,20 @@ def _encode_share(
     ranks.from_first(finish)
 
 
-def _config(model: SentenceTransformer) -> Any:
-    return getattr(getattr(model[0], "auto_model", None), "config", None)
+def _check_lengths(vectors: np.ndarray, first: int, items: Dataset) -> None:
+    try:
+        check_unit_length(vectors, "items")
+    except DataError as error:
+        row = first + (error.row or 0)
+        message = f"the model makes no vector of {items[row]['id']!r:.80}, but NaN or infinity; look at its weights, or use float32"
+        raise DataError(message, file="items", row=row) from None
 
 
-def _name(model: SentenceTransformer) -> str | None:
+def _config(model: Any) -> Any:
+    first = model[0] if isinstance(model, SentenceTransformer) else None
+    return getattr(getattr(first, "auto_model", None), "config", None)
+
+
+def _name(model: Any) -> str | None:
     card = getattr(model, "model_card_data", None)
     return getattr(card, "base_model", None) or getattr(_config(model), "_name_or_path", None) or None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -67,7 +67,8 @@ class Ranks:
             result = compute()
         except Exception as error:
             told = [None, "data" if isinstance(error, DataError) else "other", f"{error}"]
-            dist.broadcast_object_list(told, src=0, group=self.group)
+            with contextlib.suppress(RuntimeError):  # another is gone too; what went wrong here is what counts
+                dist.broadcast_object_list(told, src=0, group=self.group)
             raise
         self._wait(lambda: dist.broadcast_object_list([result, "", ""], src=0, group=self.group))
         return result
@@ -94,7 +95,7 @@ class Ranks:
             ) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def ranks_together(across_ranks: bool = True) -> Iterator[Ranks]:
     """The processes of the running group, who all come here; this one alone where there is no group.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,31 +53,62 @@ def run(options: EncodeOptions) -> dict[str, Path]:
         The folder of each use.
     """
     output = _checked(options)
-    from mmembed.dataset_encoding import encode_dataset
+    from mmembed.dataset_encoding import write_dataset_vectors
+    from mmembed.distributed import rank
+    from mmembed.embeddings import read_manifest
 
-    items, reader = _items(options, output)
-    model = _model(options)
-    uses = options.use or _uses(model, items)
-    folders = {use: output if len(options.use) == 1 else output / use for use in uses}
-    for use, folder in folders.items():
-        with as_option_errors():
-            found = encode_dataset(
-                model,
-                items,
-                folder,
-                use=use,
-                batch_size=options.batch_size,
-                reader=reader,
-                prompt=options.prompt,
-                dtype=options.dtype,
-                shard_rows=options.shard_rows or 65_536,
-                model_name=options.model,
-                revision=options.revision,
-                show_progress_bar=options.show_progress_bar,
-            )
-        count, dim = found.vectors.shape
-        sys.stdout.write(f"{use:<15} {count:,} vectors of {dim} numbers, {options.dtype}: {folder}\n")
+    with _launched(options) as device:
+        items, reader = _items(options, output)
+        model = _model(options, device)
+        uses = options.use or _uses(model, items)
+        folders = {use: output if len(options.use) == 1 else output / use for use in uses}
+        for use, folder in folders.items():
+            with as_option_errors():
+                was_whole = write_dataset_vectors(
+                    model,
+                    items,
+                    folder,
+                    use=use,
+                    batch_size=options.batch_size,
+                    reader=reader,
+                    prompt=options.prompt,
+                    dtype=options.dtype,
+                    shard_rows=options.shard_rows,
+                    num_workers=options.num_workers,
+                    model_name=options.model,
+                    revision=options.revision,
+                    show_progress_bar=options.show_progress_bar,
+                )
+            told = read_manifest(str(folder))
+            if rank() == 0:
+                sys.stdout.write(
+                    f"{use:<15} {told['count']:,} vectors of {told['dim']} numbers, {told['dtype']}: {folder}"
+                    f"{', whole already' if was_whole else ''}\n"
+                )
     return folders
+
+
+@contextlib.contextmanager
+def _launched(options: EncodeOptions) -> Iterator[str | None]:
+    """The group of the processes that were launched together, where there are several; yields this one's device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield options.device
+        return
+    import torch
+    from accelerate import PartialState
+
+    from mmembed.distributed import check_launch, world_size
+
+    on_cpu = not torch.cuda.is_available() or options.device == "cpu"
+    if options.device not in (None, "cpu", "cuda"):
+        raise OptionsError(
+            f"--device {options.device}: of several processes each takes a device of its own; leave it out"
+        )
+    state = PartialState(cpu=on_cpu)
+    check_launch(device=state.device, world=world_size(), num_visible_gpus=1, fsdp=False)
+    yield str(state.device)
+    # not in a finally: after a failure the others may be gone, and a good-bye would wait for them
+    state.destroy_process_group()
 
 
 def _checked(options: EncodeOptions) -> Path:
@@ -149,16 +182,14 @@ def _together(queries: Dataset, documents: Dataset) -> Dataset:
     return concatenate_datasets([table.select_columns(columns) for table in (queries, documents)])
 
 
-def _model(options: EncodeOptions) -> Any:
+def _model(options: EncodeOptions, device: str | None) -> Any:
     import torch
 
     from mmembed.jobs.model_choice import resolve_name
     from mmembed.models.loading import load_model
 
     kwargs = {"dtype": getattr(torch, options.precision)} if options.precision else None
-    return load_model(
-        resolve_name(options.model or ""), device=options.device, revision=options.revision, model_kwargs=kwargs
-    )
+    return load_model(resolve_name(options.model or ""), device=device, revision=options.revision, model_kwargs=kwargs)
 
 
 def _uses(model: Any, items: Dataset) -> list[str]:
