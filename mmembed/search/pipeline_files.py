@@ -2,7 +2,7 @@
 
     pipeline.json    the settings, which parts there are, and the SHA-256 of the file by which each part vouches for itself
     lexical/         `LexicalIndex.save`
-    index/           `Index.save`
+    index/           `Index.save`; over parts of documents where they were chunked
     vectors/         `Embeddings.save`
     items.parquet    `write_items`; image paths are below a root that the reader names
     model/           the embedding model, unless it is named
@@ -33,6 +33,7 @@ from mmembed.dataset_encoding import model_fingerprint
 from mmembed.embeddings import Embeddings
 from mmembed.images import ImagePolicy, ImageReader
 from mmembed.models.loading import load_model
+from mmembed.search.chunks import ChunkedIndex
 from mmembed.search.fusion import Fusion
 from mmembed.search.lexical import LexicalIndex
 from mmembed.search.query_expansion import Rocchio, TermExpansion
@@ -141,6 +142,7 @@ def save_pipeline(
             "term_expansion": None if pipeline.term_expansion is None else asdict(pipeline.term_expansion),
             "rewriter": rewriter,
             "images": _images_of(pipeline.items),
+            "chunked": isinstance(pipeline.index, ChunkedIndex),
             "parts": {name: _sha256(place / file) for name, file in _PROOFS.items() if (place / file).exists()},
             "models": models,
         }
@@ -200,7 +202,8 @@ def load_pipeline(
     if "index" in about["parts"]:
         from mmembed.search.index import Index
 
-        parts["index"] = Index.load(place / "index")
+        index = Index.load(place / "index")
+        parts["index"] = ChunkedIndex(index, index.ids) if about["chunked"] else index
     if "vectors" in about["parts"]:
         parts["vectors"] = Embeddings.load(place / "vectors")
     if "items" in about["parts"]:
@@ -260,6 +263,8 @@ def read_description(folder: str | os.PathLike) -> dict[str, Any]:
     for name, known in (("rewriter", ("none", "file", "given")), ("images", ("none", "bytes", "paths"))):
         if about.get(name) not in known:
             raise DataError(f"found {shown(about.get(name))}, expected {' or '.join(known)}", file=path, field=name)
+    if not isinstance(about.get("chunked"), bool):
+        raise DataError(f"found {shown(about.get('chunked'))}, expected true or false", file=path, field="chunked")
     for name, value in about["settings"].items():
         if name not in _SETTINGS or type(value) not in _SETTINGS[name]:
             raise DataError(

@@ -23,6 +23,7 @@ from mmembed.embeddings import Embeddings
 from mmembed.encode import encode_items
 from mmembed.models.dual_encoder.building import train_tokenizer
 from mmembed.rerankers.text_pairs import load_text_reranker
+from mmembed.search.chunks import ChunkedIndex
 from mmembed.search.fusion import FittedOn, Fusion
 from mmembed.search.index import Index
 from mmembed.search.lexical import LexicalIndex
@@ -111,6 +112,16 @@ def test_a_pipeline_of_words_alone(tmp_path: Path) -> None:
     assert SearchPipeline.load(tmp_path / "p").search(["word3"]) == pipeline.search(["word3"])
 
 
+def test_an_index_over_parts_finds_documents_again(model, tmp_path: Path) -> None:
+    parts = Embeddings([f"{id}#{half}" for id in IDS[:30] for half in range(2)], encode_items(model, ITEMS))
+    index = ChunkedIndex(Index.build(parts), parts.ids)
+    pipeline = SearchPipeline(lexical=LexicalIndex.build(IDS, WORDS), index=index, model=model, items=ITEMS)
+    assert {hit.id for hit in pipeline.search(["red"], filters={"price": (0, 9)}, k=60)[0]} == set(IDS[:10])
+    pipeline.save(tmp_path / "p")
+    loaded = SearchPipeline.load(tmp_path / "p", device="cpu")
+    assert loaded.search(QUERIES) == pipeline.search(QUERIES) and isinstance(loaded.index, ChunkedIndex)
+
+
 def test_a_rewriter_that_is_no_file_is_given_again(tmp_path: Path) -> None:
     pipeline = SearchPipeline(lexical=LexicalIndex.build(IDS, WORDS), rewriter=lambda text: "word9")
     pipeline.save(tmp_path / "p")
@@ -196,6 +207,7 @@ def test_what_is_not_saved(model, tmp_path: Path) -> None:
         (lambda about: about.update(rocchio={"beta": -1}), "at least 0"),
         (lambda about: about.update(rocchio={"exec": 1}), "exec"),
         (lambda about: about.update(rewriter="import os"), "field 'rewriter'"),
+        (lambda about: about.update(chunked="yes"), "field 'chunked'"),
         (lambda about: about["models"].update(model={"name": 3, "fingerprint": "0"}), "which no model is"),
         (
             lambda about: about["models"].update(model={"name": None, "fingerprint": "0"}),
