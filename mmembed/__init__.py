@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from mmembed.export.hub import push_to_hub, save_model
     from mmembed.images import load_image
     from mmembed.interactive.attribute_questioner import AttributeQuestioner
+    from mmembed.interactive.endpoint_questioner import EndpointQuestioner
     from mmembed.interactive.session import InteractiveSession
+    from mmembed.interactive.vision_language_questioner import VisionLanguageQuestioner
     from mmembed.mining.hard_negatives import mine_hard_negatives
     from mmembed.mining.question_synthesis import synthesize_questions
     from mmembed.mining.rerank_synthesis import synthesize_rerank_pairs
@@ -62,7 +64,9 @@ _HOMES = {
     "Index": "mmembed.search.index",
     "InteractiveSession": "mmembed.interactive.session",
     "SearchPipeline": "mmembed.search.pipeline",
+    "EndpointQuestioner": "mmembed.interactive.endpoint_questioner",
     "Stage": "mmembed.training.stages",
+    "VisionLanguageQuestioner": "mmembed.interactive.vision_language_questioner",
     "add_teacher_scores": "mmembed.mining.teacher_scores",
     "check_data": "mmembed.data.checks",
     "compare_results": "mmembed.evaluation.comparison",
@@ -108,11 +112,13 @@ __all__ = [
     "EmbeddingTrainer",
     "EmbeddingTrainingArguments",
     "Embeddings",
+    "EndpointQuestioner",
     "Index",
     "InteractiveSession",
     "MatchingRule",
     "SearchPipeline",
     "Stage",
+    "VisionLanguageQuestioner",
     "add_teacher_scores",
     "check_data",
     "compare_results",
