@@ -18,7 +18,7 @@ from mmembed.jobs.options import OptionsError, parse_options
 if TYPE_CHECKING:
     from mmembed.evaluation.sections import Section
     from mmembed.jobs.evaluation_data import EvaluationData
-    from mmembed.jobs.evaluation_sections import Measurement
+    from mmembed.jobs.measurement import Measurement
     from mmembed.statistics import PairedDifference
 
 _PACKAGES = (
@@ -78,7 +78,6 @@ def run(options: EvaluateOptions, *, command: str) -> Path:
     from mmembed.jobs.evaluation_data import evaluation_data, label_columns
     from mmembed.jobs.evaluation_rankings import keep_query_results
     from mmembed.jobs.evaluation_sections import (
-        Measurement,
         class_levels,
         data_checks,
         embedding_maps,
@@ -86,6 +85,7 @@ def run(options: EvaluateOptions, *, command: str) -> Path:
         with_notes,
     )
     from mmembed.jobs.evaluation_vectors import EvaluationVectors
+    from mmembed.jobs.measurement import Measurement
 
     data = evaluation_data(options)
     labels = label_columns(data.measured.queries, options.labels)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from mmembed.evaluation.ranking import Ranking
-    from mmembed.jobs.evaluation_sections import Measurement
+    from mmembed.jobs.measurement import Measurement
 
 
 def ranked_tables(measurement: Measurement) -> tuple[Dataset, Dataset]:

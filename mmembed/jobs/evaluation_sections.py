@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mmembed.jobs.evaluate_options import EvaluateOptions
+from mmembed.jobs.measurement import Measurement
 from mmembed.jobs.option_errors import as_option_errors
 from mmembed.jobs.options import OptionsError
 
@@ -18,23 +19,10 @@ if TYPE_CHECKING:
     from mmembed.evaluation.embedding_map import EmbeddingMap
     from mmembed.evaluation.sections import Section
     from mmembed.jobs.evaluation_data import EvaluationData
-    from mmembed.jobs.evaluation_vectors import EvaluationVectors
 
 
 class NotPossibleError(OptionsError):
     """The data does not allow this measurement; the message says what is missing."""
-
-
-@dataclass
-class Measurement:
-    """What an evaluation is made from: the options, the rows, the vectors, and rankings for the paired tests."""
-
-    options: EvaluateOptions
-    data: EvaluationData
-    vectors: EvaluationVectors
-    labels: list[str]
-    rankings: dict[str, Any] = field(default_factory=dict)
-    before: Measurement | None = None
 
 
 def measured_sections(measurement: Measurement) -> tuple[list[Section], dict[str, str]]:

@@ -16,7 +16,7 @@ from mmembed.data.splits import split_by_group, split_leaks
 from mmembed.images import ImagePolicy, ImageReader, scan_images
 
 if TYPE_CHECKING:
-    from mmembed.jobs.train_image_tower import ImageTowerOptions
+    from mmembed.jobs.train_image_tower_options import ImageTowerOptions
 
 _PARTS = ("train", "validation", "test")
 

@@ -21,7 +21,7 @@ from datasets import (
 from mmembed.data.keys import items_keys
 from mmembed.jobs.options import OptionsError
 from mmembed.jobs.stage_file import ChainPlan, Source, StagePlan
-from mmembed.jobs.train import _measured_use
+from mmembed.jobs.training_arguments import measured_use
 from mmembed.jobs.training_data import Part, RunData, load_run_data
 from mmembed.training.pair_mixture import PairMixture, pairs_with_prefix, replay_rows, with_prefix
 
@@ -104,8 +104,8 @@ class ChainData:
                 part.documents,
                 part.pairs,
                 data.reader,
-                _measured_use(options.query_use),
-                _measured_use(options.document_use),
+                measured_use(options.query_use),
+                measured_use(options.document_use),
                 batch,
             )
         return self._held_out
@@ -182,8 +182,8 @@ class ChainData:
             part.documents,
             part.pairs,
             name="validation",
-            query_use=_measured_use(plan.options.query_use),
-            document_use=_measured_use(plan.options.document_use),
+            query_use=measured_use(plan.options.query_use),
+            document_use=measured_use(plan.options.document_use),
             ks=plan.options.ks,
             batch_size=args.eval_batch_size,
             reader=self.run_data(plan).reader,

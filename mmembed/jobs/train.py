@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmembed.jobs.option_errors import as_option_errors, check_names
-from mmembed.jobs.options import OptionsError, apply_extra, parse_options, save_config
+from mmembed.jobs.option_errors import as_option_errors
+from mmembed.jobs.options import OptionsError, parse_options, save_config
 from mmembed.jobs.train_options import TrainOptions
+from mmembed.jobs.training_arguments import (
+    augmentation_of,
+    embedding_arguments,
+    embedding_arguments_class,
+    kept_options,
+    measured_use,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -36,7 +42,11 @@ def main(argv: Sequence[str]) -> int:
         OptionsError: If an option is unknown or of the wrong type.
     """
     options = parse_options(
-        TrainOptions, argv, passthrough=_arguments_class, prog="mmembed train", description=TrainOptions.__doc__ or ""
+        TrainOptions,
+        argv,
+        passthrough=embedding_arguments_class,
+        prog="mmembed train",
+        description=TrainOptions.__doc__ or "",
     )
     if options.stages is not None:
         from mmembed.jobs.train_stages import train_stages
@@ -59,10 +69,10 @@ def run(options: TrainOptions) -> dict[str, Any]:
     from mmembed.losses.building import loss_row
     from mmembed.training.run_lock import hold_run, release_run
 
-    args = _training_arguments(options)
+    args = embedding_arguments(options)
     with as_option_errors():
         loss_row(args.loss)
-        augmentation = _augmentation(options)
+        augmentation = augmentation_of(options)
     if args.process_index == 0:
         hold_run(str(args.output_dir))
     try:
@@ -133,7 +143,7 @@ def _run(options: TrainOptions, args: EmbeddingTrainingArguments, augmentation: 
             callbacks=[ProgressFile(out / PROGRESS)],
         )
     if main_process:
-        save_config(out / "config.yaml", _config(options, args))
+        save_config(out / "config.yaml", kept_options(options, args))
     trainer.train(resume_from_checkpoint=True if options.resume else None)
     # what is left is the first process's work; the others are done, and say so before they go
     trainer.leave_group()
@@ -145,7 +155,7 @@ def _run(options: TrainOptions, args: EmbeddingTrainingArguments, augmentation: 
         merge_lora(model)
     rankings["after"] = _rank(model, test, options, args, data)
     sampling = {"samples": options.bootstrap_samples, "seed": args.seed}
-    measured = {stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()}
+    measured: dict[str, Any] = {stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()}
     measured["gain"] = run_report.gains(rankings["before"], rankings["after"], **sampling)
     measured["gain_metric"] = run_report.headline(rankings["after"])
     measured["data"] = {
@@ -184,49 +194,6 @@ def _run(options: TrainOptions, args: EmbeddingTrainingArguments, augmentation: 
     return measured
 
 
-def _arguments_class() -> type:
-    from mmembed.training.arguments import EmbeddingTrainingArguments
-
-    return EmbeddingTrainingArguments
-
-
-def _training_arguments(options: TrainOptions) -> EmbeddingTrainingArguments:
-    import torch
-
-    kind = _arguments_class()
-    known = [field.name for field in dataclasses.fields(TrainOptions)]
-    given = apply_extra(kind, options.extra, options.sources, known=known)
-    if options.items is None:
-        from mmembed.jobs.catalogue_defaults import TRAINING
-
-        given = {**TRAINING, **given}
-    given.setdefault("use_cpu", not torch.cuda.is_available())
-    given["output_dir"] = str(options.output_dir or _free_output_dir(Path("runs") / "train"))
-    with as_option_errors():
-        return kind(**given)
-
-
-def _free_output_dir(wanted: Path) -> Path:
-    """The wanted folder, or the next number where a finished run is already kept."""
-    candidate, number = wanted, 2
-    while (candidate / "metrics.json").exists():
-        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-    return candidate
-
-
-def _augmentation(options: TrainOptions) -> Any:
-    from mmembed.data.augment import Augmentation
-
-    check_names("augmentation", options.augmentation, Augmentation)
-    if options.store_image_features:
-        return Augmentation()  # images vary by the views that are stored of them
-    if options.items is None:
-        from mmembed.jobs.catalogue_defaults import AUGMENTATION
-
-        return Augmentation(**{**AUGMENTATION, **options.augmentation})
-    return Augmentation(**options.augmentation) if options.augmentation else None
-
-
 def _evaluator(part: Part, options: TrainOptions, args: Any, data: RunData, stored: Any) -> Any:
     from mmembed.evaluation.retrieval_evaluator import RetrievalEvaluator
 
@@ -235,8 +202,8 @@ def _evaluator(part: Part, options: TrainOptions, args: Any, data: RunData, stor
         part.documents,
         part.pairs,
         name="validation",
-        query_use=_measured_use(options.query_use),
-        document_use=_measured_use(options.document_use),
+        query_use=measured_use(options.query_use),
+        document_use=measured_use(options.document_use),
         ks=options.ks,
         batch_size=args.eval_batch_size,
         reader=data.reader,
@@ -254,20 +221,10 @@ def _rank(
         part.queries,
         part.documents,
         part.pairs,
-        query_use=_measured_use(options.query_use),
-        document_use=_measured_use(options.document_use),
+        query_use=measured_use(options.query_use),
+        document_use=measured_use(options.document_use),
         batch_size=args.eval_batch_size,
         reader=data.reader,
         image_features=image_features,
         show_progress_bar=not args.disable_tqdm,
     )
-
-
-def _measured_use(use: str) -> Any:
-    return "fused" if use == "any" else use
-
-
-def _config(options: TrainOptions, args: Any) -> dict[str, Any]:
-    own = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.init}
-    given = {name: getattr(args, name) for name in sorted({*options.extra, "seed", "loss"}) if hasattr(args, name)}
-    return {**own, **given, "output_dir": str(args.output_dir)}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 from mmembed.jobs.option_errors import as_option_errors, check_names
-from mmembed.jobs.options import OptionsError, apply_extra, parse_options, save_config
+from mmembed.jobs.options import OptionsError, parse_options, save_config
+from mmembed.jobs.train_image_tower_options import ImageTowerOptions
+from mmembed.jobs.training_arguments import build_arguments, embedding_arguments_class, kept_options
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,58 +42,6 @@ _TRAINING: dict[str, Any] = {
 }
 
 
-def _option(default: Any, help: str) -> Any:
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass
-class ImageTowerOptions:
-    """Where the photos are, what the tower is, and what to measure. All training arguments are options as well.
-
-    Without `items` the photos of the drawn catalogue are used, without `model` and `backbone` a small ResNet. `loss_arguments`
-    are those of ArcFaceLoss, or of another loss that `loss` names.
-    """
-
-    allow_extra: ClassVar[bool] = True
-
-    # data
-    items: str | None = _option(
-        None, "ITEMS, a row a photo: .jsonl, .csv, .tsv, .parquet or a saved dataset; null: the drawn catalogue"
-    )
-    id_column: str = _option("id", "column with the unique id")
-    image_column: str = _option("image", "column with the image: a path below image_root, or bytes")
-    group_column: str = _option("group", "column that says which photos show the same thing: the classes")
-    image_root: str | None = _option(None, "folder that images may be read from; null: the items file's own folder")
-    split_column: str | None = _option("split", "column with train, validation, test or empty; used where it exists")
-    split_by: str = _option("group", "column that keeps rows together, where there is no split_column")
-    split_salt: str = _option("split", "salt of the split's hash")
-    test_percent: int = _option(20, "share of groups held out for the figures before and after")
-    validation_percent: int = _option(0, "share of groups for evaluation during training")
-    allow_leakage: bool = _option(False, "train although test photos or groups stand in the training part")
-    on_bad_image: Literal["error", "skip", "replace"] = _option("error", "what to do with an image that cannot be read")
-    max_bad_fraction: float = _option(0.01, "share of bad images above which the run stops")
-    catalogue: dict[str, Any] = _option({}, "arguments of the drawn catalogue: products, photos, size, seed")
-
-    # model
-    model: str | None = _option(None, "image tower to train on: a folder, a Hub name, or package:NAME/FOLDER")
-    backbone: str | None = _option(None, "vision model under a new tower: a folder or Hub name; timm/NAME needs timm")
-    model_arguments: dict[str, Any] = _option({}, "pooling, neck and sizes of a new tower, see ImageTowerConfig")
-    adaptive_margin: bool = _option(False, "give the classes with fewer photos larger margins, see ArcFaceLoss")
-    augmentation: dict[str, Any] = _option({}, "arguments of Augmentation: crop, flip, colour, rotation, erasing")
-
-    # what comes out
-    output_dir: str | None = _option(None, "folder of the run; null: runs/image_tower, or the next free one")
-    resume: bool = _option(True, "go on from the newest whole checkpoint in output_dir")
-    ks: list[int] = _option([1, 5, 10], "cut-offs of recall")
-    bootstrap_samples: int = _option(2000, "resamples of the 95 % intervals")
-    license: str | None = _option(None, "licence of the model, for the model card")
-
-    extra: dict[str, Any] = field(default_factory=dict, init=False)
-    sources: dict[str, str] = field(default_factory=dict, init=False)
-
-
 def main(argv: Sequence[str]) -> int:
     """Run the job.
 
@@ -109,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(
         ImageTowerOptions,
         argv,
-        passthrough=_arguments_class,
+        passthrough=embedding_arguments_class,
         prog="mmembed train-image-tower",
         description=ImageTowerOptions.__doc__ or "",
     )
@@ -139,7 +87,7 @@ def run(options: ImageTowerOptions) -> dict[str, Any]:
     from mmembed.training.trainer import EmbeddingTrainer
 
     # 1. parse
-    args = _training_arguments(options)
+    args = build_arguments(options, embedding_arguments_class(), run_folder="image_tower", defaults=_defaults(options))
     out, main_process = Path(str(args.output_dir)), args.process_index == 0
     with as_option_errors():
         if args.loss != ARCFACE:
@@ -188,7 +136,7 @@ def run(options: ImageTowerOptions) -> dict[str, Any]:
     if loss is not None:
         trainer.add_callback(MarginGrowth(loss))
     if main_process:
-        save_config(out / "config.yaml", _config(options, args))
+        save_config(out / "config.yaml", kept_options(options, args))
     trainer.train(resume_from_checkpoint=True if options.resume else None)
     trainer.leave_group()
     if not main_process:
@@ -199,7 +147,7 @@ def run(options: ImageTowerOptions) -> dict[str, Any]:
         merge_lora(model)
     rankings["after"] = _rank(model, test, args, data)
     sampling = {"samples": options.bootstrap_samples, "seed": args.seed}
-    measured = {stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()}
+    measured: dict[str, Any] = {stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()}
     measured["gain"] = run_report.gains(rankings["before"], rankings["after"], **sampling)
     measured["gain_metric"] = run_report.headline(rankings["after"])
     measured["data"] = {
@@ -225,38 +173,17 @@ def run(options: ImageTowerOptions) -> dict[str, Any]:
     return measured
 
 
-def _arguments_class() -> type:
-    from mmembed.training.arguments import EmbeddingTrainingArguments
+def _defaults(options: ImageTowerOptions) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
+    def defaults(given: dict[str, Any]) -> Mapping[str, Any]:
+        own = dict(_TRAINING) if options.items is None else {}
+        own["loss"] = ARCFACE
+        if given.get("loss", ARCFACE) == ARCFACE:
+            own["batch_sampler"] = "batch_sampler"  # one thing may well show twice in a batch of classes
+        else:
+            own.pop("loss_arguments", None)
+        return own
 
-    return EmbeddingTrainingArguments
-
-
-def _training_arguments(options: ImageTowerOptions) -> Any:
-    import torch
-
-    kind = _arguments_class()
-    known = [one.name for one in dataclasses.fields(ImageTowerOptions)]
-    given = apply_extra(kind, options.extra, options.sources, known=known)
-    if options.items is None:
-        own = dict(_TRAINING)
-        if given.get("loss", ARCFACE) != ARCFACE:
-            del own["loss_arguments"]
-        given = {**own, **given}
-    given.setdefault("loss", ARCFACE)
-    given.setdefault("use_cpu", not torch.cuda.is_available())
-    if given["loss"] == ARCFACE:  # one thing may well show twice in a batch of classes
-        given.setdefault("batch_sampler", "batch_sampler")
-    given["output_dir"] = str(options.output_dir or _free_output_dir(Path("runs") / "image_tower"))
-    with as_option_errors():
-        return kind(**given)
-
-
-def _free_output_dir(wanted: Path) -> Path:
-    """The wanted folder, or the next number where a finished run is already kept."""
-    candidate, number = wanted, 2
-    while (candidate / "metrics.json").exists():
-        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-    return candidate
+    return defaults
 
 
 def _tower(options: ImageTowerOptions) -> SentenceTransformer:
@@ -370,9 +297,3 @@ def _write_card(
         gain_metric=measured["gain_metric"],
     )
     write_card(out / "model", facts)
-
-
-def _config(options: ImageTowerOptions, args: Any) -> dict[str, Any]:
-    own = {one.name: getattr(options, one.name) for one in dataclasses.fields(options) if one.init}
-    given = {name: getattr(args, name) for name in sorted({*options.extra, "seed", "loss"}) if hasattr(args, name)}
-    return {**own, **given, "output_dir": str(args.output_dir)}

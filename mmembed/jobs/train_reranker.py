@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmembed.jobs.option_errors import as_option_errors
-from mmembed.jobs.options import OptionsError, apply_extra, parse_options, save_config
+from mmembed.jobs.options import OptionsError, parse_options, save_config
 from mmembed.jobs.train_reranker_options import TrainRerankerOptions
+from mmembed.jobs.training_arguments import build_arguments, kept_options
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,7 +80,7 @@ def run(options: TrainRerankerOptions) -> dict[str, Any]:
 
     if options.data is None:
         options = _for_the_catalogue(options)
-    args = _training_arguments(options)
+    args = build_arguments(options, _arguments_class(), run_folder="reranker", defaults=lambda given: _ALWAYS)
     with as_option_errors():
         row = reranker_loss(options.loss)
     if options.max_tokens is not None and row.in_batch:
@@ -157,7 +158,9 @@ def _run(options: TrainRerankerOptions, args: Any) -> dict[str, Any]:
         callbacks=[ProgressFile(out / PROGRESS)],
     )
     if main_process:
-        save_config(out / "config.yaml", _config(options, args))
+        kept = kept_options(options, args)
+        kept.pop("batch_sampler", None)
+        save_config(out / "config.yaml", kept)
     trainer.train(resume_from_checkpoint=True if options.resume else None)
     trainer.accelerator.wait_for_everyone()
     if not main_process:
@@ -212,26 +215,6 @@ def _for_the_catalogue(options: TrainRerankerOptions) -> TrainRerankerOptions:
     changed = dataclasses.replace(options, **chosen)
     changed.extra, changed.sources = {**_TRAINING, **options.extra}, options.sources
     return changed
-
-
-def _training_arguments(options: TrainRerankerOptions) -> Any:
-    import torch
-
-    kind = _arguments_class()
-    known = [field.name for field in dataclasses.fields(TrainRerankerOptions)]
-    given = {**_ALWAYS, **apply_extra(kind, options.extra, options.sources, known=known)}
-    given.setdefault("use_cpu", not torch.cuda.is_available())
-    given["output_dir"] = str(options.output_dir or _free_output_dir(Path("runs") / "reranker"))
-    with as_option_errors():
-        return kind(**given)
-
-
-def _free_output_dir(wanted: Path) -> Path:
-    """The wanted folder, or the next number where a finished run is already kept."""
-    candidate, number = wanted, 2
-    while (candidate / "metrics.json").exists():
-        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-    return candidate
 
 
 def _model(options: TrainRerankerOptions, args: Any, train: RerankerPart) -> CrossEncoder:
@@ -344,10 +327,3 @@ def _facts(options: TrainRerankerOptions, args: Any, measured: dict[str, Any]) -
         **{name: str(getattr(args, name)) for name in shown},
         **({} if options.max_tokens is None else {"tokens a batch": options.max_tokens}),
     }
-
-
-def _config(options: TrainRerankerOptions, args: Any) -> dict[str, Any]:
-    own = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.init}
-    given = {name: getattr(args, name) for name in sorted({*options.extra, "seed"}) if hasattr(args, name)}
-    given.pop("batch_sampler", None)
-    return {**own, **given, "output_dir": str(args.output_dir)}

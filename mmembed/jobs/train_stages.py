@@ -175,7 +175,7 @@ class _Chain:
 
     def arguments(self, plan: StagePlan, folder: Path, seed: int | None = None) -> Any:
         """The training arguments of a stage; where it has a validation part, the best model there is kept."""
-        from mmembed.jobs.train import _training_arguments
+        from mmembed.jobs.training_arguments import embedding_arguments
 
         options = copy.copy(plan.options)
         given = dict(plan.options.extra)
@@ -203,7 +203,7 @@ class _Chain:
             options.extra.pop("early_stopping_patience", None)  # its metric is settled once the data is known
         if seed is not None:
             options.extra["seed"] = seed
-        return _training_arguments(options)
+        return embedding_arguments(options)
 
     def _validated(self, plan: StagePlan) -> bool:
         return hasattr(self, "data") and self.data.has_validation(plan)
@@ -246,7 +246,7 @@ class _Chain:
         from transformers import set_seed
 
         from mmembed.jobs.model_choice import load_named, stored_image_features, stored_text_features
-        from mmembed.jobs.train import _augmentation
+        from mmembed.jobs.training_arguments import augmentation_of
         from mmembed.training.ema import ExponentialMovingAverage
         from mmembed.training.layer_freezing import below_last_layers
         from mmembed.training.lora import merge_lora
@@ -283,7 +283,7 @@ class _Chain:
             else None,
             evaluator=evaluator,
             reader=run_data.reader,
-            augmentation=_augmentation(options),
+            augmentation=augmentation_of(options),
             image_features=images,
             text_features=texts,
             guide=guide,
