@@ -16,8 +16,8 @@ from mmembed.search.nearest import SCORE_ERROR, ExactSearch, faiss_module
 from mmembed.search.quantization import Calibration, packed_signs, signs
 from mmembed.search.vectors import Rows
 
-#: From this many queries on, comparing blocks by a matrix product is faster than one after the other.
-_MANY_QUERIES = 20
+#: From this many queries on, a matrix product over decoded blocks is faster than FAISS, which decodes for each query.
+_MANY_QUERIES = 8
 #: Rows that a learning structure sees, at most: floats.
 _SAMPLE_FLOATS = 2**26
 _POINTS_A_CENTROID = 256  # more FAISS's k-means does not use
@@ -127,10 +127,8 @@ class FloatStructure:
         return np.split(rows, limits[1:-1].astype(np.int64))
 
     def _flat(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        blockwise = allowed is not None or self.settings.precision != "float32"
-        if blockwise and len(queries) >= _MANY_QUERIES:
-            # FAISS decodes every number again for every query, and does so too where rows are selected
-            return ExactSearch(self, allowed, use_faiss=True).search(queries, k)
+        if len(queries) >= _MANY_QUERIES:
+            return ExactSearch(self, allowed).search(queries, k)
         return _padded(*self.index.search(queries, k, params=self._parameters(allowed, 0)))
 
     def _filtered(
@@ -171,7 +169,7 @@ class FloatStructure:
                 break
             effort = min(most, 4 * effort)
         if len(todo):
-            scores[todo], rows[todo] = ExactSearch(self, allowed, use_faiss=True).search(queries[todo], k)
+            scores[todo], rows[todo] = ExactSearch(self, allowed).search(queries[todo], k)
         return scores, rows
 
     def _parameters(self, allowed: np.ndarray | None, effort: int) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmembed.data.schema import DataError
 from mmembed.embeddings import Embeddings
-from mmembed.search.vectors import Rows, VectorRows
+from mmembed.search.vectors import Vectors, as_rows
 
 _FLOATS_A_BLOCK = 2**22
 
@@ -39,7 +39,7 @@ class Calibration:
     source: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, vectors: Embeddings | np.ndarray | Rows, *, truncate_dim: int | None = None) -> Calibration:
+    def of(cls, vectors: Vectors, *, truncate_dim: int | None = None) -> Calibration:
         """Find the ranges, block by block.
 
         Args:
@@ -174,10 +174,3 @@ def signs(packed: np.ndarray, dim: int) -> np.ndarray:
     """
     bits = np.unpackbits(packed, axis=1, count=dim)
     return np.where(bits, np.float32(1), np.float32(-1))
-
-
-def as_rows(vectors: Embeddings | np.ndarray | Rows) -> Rows:
-    """Vectors of any kind as rows that a search reads."""
-    if isinstance(vectors, Embeddings):
-        return VectorRows([vectors.vectors])
-    return VectorRows([vectors]) if isinstance(vectors, np.ndarray) else vectors

@@ -6,11 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
-from mmembed.embeddings import Embeddings
 from mmembed.search.nearest import SCORE_ERROR, ExactSearch, exact_scores
-from mmembed.search.quantization import as_rows
 from mmembed.search.threshold_search import threshold_search
-from mmembed.search.vectors import Rows
+from mmembed.search.vectors import Rows, Vectors, as_rows
 
 #: Candidates of all queries that are looked at together.
 CANDIDATES_AT_ONCE = 2**19
@@ -27,7 +25,7 @@ class Searcher(Protocol):
 
 def exact_search(
     queries: np.ndarray,
-    documents: Embeddings | np.ndarray | Rows,
+    documents: Vectors,
     k: int = 10,
     *,
     allowed: np.ndarray | None = None,

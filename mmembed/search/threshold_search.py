@@ -8,10 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from mmembed.embeddings import Embeddings
 from mmembed.search.nearest import SCORE_ERROR, exact_scores
-from mmembed.search.quantization import as_rows
-from mmembed.search.vectors import Rows, VectorRows
+from mmembed.search.vectors import VectorRows, Vectors, as_rows
 
 # A block of documents and a block of scores are 2**22 floats (16 MiB): neither grows with the corpus.
 _FLOATS_A_BLOCK = 2**22
@@ -34,7 +32,7 @@ class Hits(NamedTuple):
 
 def threshold_search(
     queries: np.ndarray,
-    documents: Embeddings | np.ndarray | Rows,
+    documents: Vectors,
     threshold: float | np.ndarray,
     *,
     allowed: np.ndarray | None = None,

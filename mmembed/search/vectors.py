@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mmembed.embeddings import ShardedVectors, read_rows
+from mmembed.embeddings import Embeddings, ShardedVectors, read_rows
 
 
 class Rows(Protocol):
@@ -88,6 +88,16 @@ class VectorRows:
         scaled = [np.ascontiguousarray(part, dtype=np.float32) for part in parts]
         scaled = [part if scale == 1 else part * np.float32(scale) for part, scale in zip(scaled, self.scales)]
         return scaled[0] if len(scaled) == 1 else np.concatenate(scaled, axis=1)
+
+
+Vectors = Embeddings | np.ndarray | ShardedVectors | Rows
+
+
+def as_rows(vectors: Vectors) -> Rows:
+    """Vectors of any kind as rows that a search reads."""
+    if isinstance(vectors, Embeddings):
+        return VectorRows([vectors.vectors])
+    return VectorRows([vectors]) if isinstance(vectors, (np.ndarray, ShardedVectors)) else vectors
 
 
 def _in_order(rows: np.ndarray | None, array: np.ndarray | ShardedVectors) -> bool:
