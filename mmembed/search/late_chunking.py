@@ -15,8 +15,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from tqdm.auto import tqdm
 
 from mmembed.data.schema import DataError
-from mmembed.dataset_encoding import model_fingerprint
 from mmembed.embeddings import Embeddings
+from mmembed.encoding_fingerprints import model_fingerprint
 from mmembed.search.chunks import Span, chunk_id, sentence_spans
 from mmembed.search.queries import unit_rows
 

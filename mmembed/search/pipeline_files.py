@@ -29,8 +29,8 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from mmembed.data.reading import read_items
 from mmembed.data.schema import DataError, shown
 from mmembed.data.writing import write_items
-from mmembed.dataset_encoding import model_fingerprint
 from mmembed.embeddings import Embeddings
+from mmembed.encoding_fingerprints import model_fingerprint
 from mmembed.images import ImagePolicy, ImageReader
 from mmembed.models.loading import load_model
 from mmembed.search.chunks import ChunkedIndex
@@ -165,7 +165,7 @@ def load_pipeline(
     Args:
         folder: the folder.
         model: the model itself, instead of the one in the folder or the one it names.
-        reranker: the same for the reranker.
+        reranker: another reranker than the pipeline's, or one where it has none.
         rewriter: the rewriter, where the pipeline had one that is no file.
         image_root: the folder below which the items' images lie on this machine; needed where they are paths.
         device: where models are put.
@@ -217,8 +217,10 @@ def load_pipeline(
     parts["rewriter"] = FileRewrites(place / "rewrites.json") if "rewrites" in about["parts"] else rewriter
     if "model" in about["models"]:
         parts["model"] = _loaded(place, about, "model", model, device)
-    if "reranker" in about["models"]:
-        parts["reranker"] = _loaded(place, about, "reranker", reranker, device)
+    if reranker is not None:
+        parts["reranker"] = reranker
+    elif "reranker" in about["models"]:
+        parts["reranker"] = _loaded(place, about, "reranker", None, device)
     try:
         settings = dict(about["settings"])
         for name, kind in (("rocchio", Rocchio), ("term_expansion", TermExpansion)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -13,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 from tqdm.auto import tqdm
 
 from mmembed.data.schema import DataError, check_text, did_you_mean, shown
-from mmembed.prompt_safety import fenced, neutralised
+from mmembed.prompt_safety import fenced, neutralised, read_json
 from mmembed.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -235,13 +234,9 @@ def _checked(found: Any, path: str | None) -> dict[str, list[str]]:
 
 
 def _texts_of(reply: str) -> list[str]:
-    block = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n\s*```\s*", reply, re.DOTALL)
-    try:
-        found = json.loads(block[1] if block else reply)
-    except (ValueError, RecursionError):
-        raise ValueError(f"the reply is no JSON: {reply[:60]!r}") from None
+    found = read_json(reply)
     texts = found.get("texts") if isinstance(found, dict) else None
     if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
         raise ValueError(f"the reply has no list of texts: {reply[:60]!r}")
-    whole = [one[:_MAX_CHARACTERS].encode("utf-8", "ignore").decode("utf-8").replace("\0", "") for one in texts]
+    whole = [one[:_MAX_CHARACTERS].replace("\0", "") for one in texts]
     return [one for one in whole if one.strip()]
