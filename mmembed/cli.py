@@ -31,6 +31,7 @@ VERBS = {
         "mmembed.jobs.compare", "main", "say what changed between two measurements, and whether it is noise"
     ),
     "encode": Verb("mmembed.jobs.encode", "main", "turn items into a folder of vectors"),
+    "search": Verb("mmembed.jobs.search", "main", "search by words and vectors, or measure what each stage adds"),
     "train-reranker": Verb(
         "mmembed.jobs.train_reranker", "main", "train a reranker over the candidates of a first stage"
     ),
@@ -46,6 +47,7 @@ VERBS = {
     "status": Verb("mmembed.jobs.status", "main", "show how far a run is: stages, step, rate, time left, last metrics"),
     "catalogue": Verb("mmembed.jobs.catalogue", "main", "write a drawn demonstration catalogue to a folder"),
     "push": Verb("mmembed.jobs.push", "main", "publish a model on the Hub, or see what would be published"),
+    "serve": Verb("mmembed.jobs.serve", "main", "answer over HTTP: encode, search, rerank, OpenAI's embeddings"),
     "env": Verb("mmembed.jobs.env", "main", "print the versions that a bug report needs"),
 }
 
