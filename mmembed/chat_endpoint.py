@@ -115,6 +115,7 @@ class ChatEndpoint:
         self.unreadable = 0  # replies that were not even then
         self.name = f"endpoint 1, {self.url}, {model}, {max_new_tokens} tokens, {temperature}"
         self.max_pixels = max_pixels
+        self.temperature = temperature
         self._cache = Path(cache_dir)
         self._settings = {"model": model, "max_tokens": max_new_tokens, "temperature": temperature}
         self._retries, self._timeout, self._sleep = retries, timeout, sleep

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from mmembed.chat_endpoint import ChatEndpoint, UnreadableReplyError
 from mmembed.images import ImagePolicy
@@ -15,7 +19,7 @@ from mmembed.interactive.answerability import answerable_from_dialogue
 from mmembed.interactive.candidate_views import CandidateViews, without_blocks
 from mmembed.interactive.question_choice import QuestionChoice
 from mmembed.interactive.question_prompt import ReplyError, question_messages, read_reply
-from mmembed.interactive.questions import DialogueState, Question
+from mmembed.interactive.questions import Answer, DialogueState, Question
 from mmembed.prompt_safety import read_json
 
 _INSTRUCTIONS = """You help someone find one picture among many. The pictures above are candidates, and none of them need be the one. Write {count}: each about the picture that is looked for, and such that its answer tells best which candidates to keep. Never ask about the candidates themselves, nor what was said already.
@@ -43,7 +47,8 @@ class EndpointQuestioner:
         caption_column: the column of what a candidate is called, such as "text", where the model is to read it; without
             pictures it is all that is seen of candidates.
         questions: how many are asked for in one reply.
-        samples: how many replies; with one, dialogues that stand alike share a kept reply.
+        samples: how many replies, for which the endpoint needs a temperature; with one, dialogues that stand alike share a kept
+            reply.
         num_shown: candidates that are seen at most.
         choice: filters and the choice; None: the first that is good by its form and new.
         check_dialogue: ask the model which questions the dialogue answers already, in one more call a round.
@@ -77,6 +82,9 @@ class EndpointQuestioner:
     ) -> None:
         if questions < 1 or samples < 1 or num_shown < 0:
             raise ValueError(f"questions={questions}, samples={samples}, num_shown={num_shown}; at least 1, 1 and 0")
+        if samples > 1 and not endpoint.temperature:
+            message = f"samples={samples} of an endpoint with temperature 0, whose replies are all alike; give it one"
+            warnings.warn(message, stacklevel=2)
         self.endpoint = endpoint
         self.views = CandidateViews(
             items, policy=policy or ImagePolicy(), caption_column=caption_column, max_pixels=endpoint.max_pixels
@@ -128,6 +136,11 @@ class EndpointQuestioner:
             "unreadable": unreadable,
         }
         return chosen.told(about)
+
+    def likelihood(self, question: Question, answer: Answer, ids: Sequence[str]) -> NDArray[np.float64]:
+        """What an answer says of each candidate by the choice's likelihood, so that a session weighs answers by it too."""
+        own = self.choice.likelihood
+        return np.ones(len(ids)) if own is None else own.likelihood(question, answer, ids)
 
     def _messages(self, state: DialogueState, pictures: int, captions: dict[str, str]) -> list[dict[str, Any]]:
         count = "one question" if self.questions == 1 else f"{self.questions} different questions"

@@ -166,7 +166,7 @@ class VisionLanguageModel:
                     last = self._end(ids, first, int(mask.sum()))
                     scores = torch.log_softmax(logits[row, first - 1 : last - 1].float(), dim=-1)
                     own = scores.gather(1, inputs["input_ids"][row, first:last, None])
-                    sums[start + row], counts[start + row] = float(own.double().sum()), last - first
+                    sums[start + row], counts[start + row] = float(own.cpu().double().sum()), last - first
         return sums, counts
 
     def prompt(self, messages: Messages, images: int) -> str:

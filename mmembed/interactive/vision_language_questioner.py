@@ -19,7 +19,7 @@ from mmembed.interactive.answerability import answerable_from_dialogue
 from mmembed.interactive.candidate_views import CandidateViews, without_blocks
 from mmembed.interactive.question_choice import QuestionChoice
 from mmembed.interactive.question_prompt import ReplyError, question_messages, read_reply
-from mmembed.interactive.questions import DialogueState, Question
+from mmembed.interactive.questions import Answer, DialogueState, Question
 from mmembed.interactive.vision_language_model import VisionLanguageModel, load_vision_language
 from mmembed.models.folder_checks import ModelError
 from mmembed.prompt_safety import neutralised
@@ -154,6 +154,11 @@ class VisionLanguageQuestioner:
         self.dropped.update(chosen.record["dropped"])
         self.dropped["unreadable"] += unreadable
         return chosen.told({**about, **self.drawn, "unreadable": unreadable})
+
+    def likelihood(self, question: Question, answer: Answer, ids: Sequence[str]) -> NDArray[np.float64]:
+        """What an answer says of each candidate by the choice's likelihood, so that a session weighs answers by it too."""
+        own = self.choice.likelihood
+        return np.ones(len(ids)) if own is None else own.likelihood(question, answer, ids)
 
     def weights(self, state: DialogueState, questions: Sequence[Question]) -> NDArray[np.float64]:
         """How good the model finds questions in a state.

@@ -164,6 +164,12 @@ def test_replies_of_another_form(server: StandIn, tmp_path: Path, reply: str) ->
     assert asked.ask(STATE) is None and asked.dropped["unreadable"] == 1
 
 
+def test_replies_that_would_be_alike_are_warned_of(server: StandIn, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="samples=2 of an endpoint with temperature 0"):
+        asked = questioner(server, tmp_path, samples=2)
+    assert asked.likelihood(Question("Is it red?"), Answer("yes", "yes", "x"), ["p0", "p1"]).tolist() == [1.0, 1.0]
+
+
 def test_where_nothing_survives_nothing_is_asked(server: StandIn, tmp_path: Path) -> None:
     server.says(said("Is it a picture?", "Can you describe it?"))
     asked = questioner(server, tmp_path)
@@ -219,7 +225,7 @@ def test_a_whole_dialogue(server: StandIn, tmp_path: Path) -> None:
     choice = QuestionChoice(likelihood=likelihood, reader=AttributeReader(TABLE))
     asked = questioner(server, tmp_path, choice=choice)
     ranker = TextRanker(LexicalIndex.build(ITEMS["id"][:], ["mug"] * 4))
-    session = InteractiveSession(ranker, asked, likelihood=likelihood, max_rounds=4)
+    session = InteractiveSession(ranker, asked, max_rounds=4)  # which weighs answers as the choice does
     tasks = [Task(id, id, "mug") for id in ITEMS["id"]]
     played = play_dialogues(session, tasks, AttributeAnswerer(TABLE), show_progress_bar=False)
     assert [one.ranks[-1] for one in played] == [1.0] * 4 and all(len(one.ranks) <= 5 for one in played)
