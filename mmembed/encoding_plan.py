@@ -17,14 +17,14 @@ PLAN = "plan.json"
 
 # What each line of the plan is called in a message.
 _PLANNED = {
-    "model_fingerprint": "another model (its weights, modules or tokenizer differ)",
-    "items": "other items (ids, texts or images differ)",
-    "count": "another number of items",
     "use": "another use",
     "prompt": "another prompt",
     "dtype": "another dtype",
     "shard_rows": "another shard_rows",
+    "model_fingerprint": "another model (its weights, modules or tokenizer differ)",
     "dim": "another dimension",
+    "count": "another number of items",
+    "items": "other items (ids, texts or images differ)",
 }
 _LEFT_BEHIND = re.compile(r"\.(ids|vectors|shard|plan|manifest)(-\d{5,})?\.(jsonl|npy|json)-\w{8}")
 

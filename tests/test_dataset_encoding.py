@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -226,8 +228,198 @@ def test_the_manifest_is_json_that_others_can_read(model, tmp_path: Path) -> Non
 
 
 def test_the_public_name_is_the_function_whatever_is_imported_first() -> None:
-    import subprocess
-    import sys
-
     code = "import mmembed.dataset_encoding; from mmembed import encode_dataset; assert callable(encode_dataset)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Bars:
+    """What `tqdm` is told, in its place."""
+
+    def __init__(self) -> None:
+        self.made: list[dict] = []
+
+    def __call__(self, **options):
+        bars = self
+
+        class Bar:
+            def __enter__(self):
+                bars.made.append({**options, "updates": []})
+                return self
+
+            def __exit__(self, *_):
+                return None
+
+            def update(self, count):
+                bars.made[-1]["updates"].append(count)
+
+        return Bar()
+
+
+def test_the_bar_moves_within_a_shard_and_begins_where_the_last_run_stopped(model, tmp_path: Path, monkeypatch) -> None:
+    bars = Bars()
+    monkeypatch.setattr(module, "tqdm", bars)
+    with monkeypatch.context() as patch:
+
+        def stopping(*arguments, **options):
+            if len(bars.made[-1]["updates"]) >= 2:
+                raise Stopped
+            return encode_items(*arguments, **options)
+
+        patch.setattr(module, "encode_items", stopping)
+        with pytest.raises(Stopped):
+            encode(model, items(10), tmp_path / "e", batch_size=2)
+    encode(model, items(10), tmp_path / "e", batch_size=3)
+    first, second = bars.made
+    assert (first["total"], first["initial"], first["updates"]) == (10, 0, [2, 2])
+    # with `initial`, the rate and the time left are of what this run has done and has to do
+    assert (second["total"], second["initial"], second["updates"]) == (10, 4, [3, 1, 2])
+
+
+def test_rows_a_file_are_chosen_by_the_number_of_items_and_kept(model, tmp_path: Path) -> None:
+    short = {"show_progress_bar": False}
+    whole = encode_dataset(model, items(10), tmp_path / "a", **short)
+    assert whole.manifest["shard_rows"] == 1024
+    from mmembed.encoding_plan import begin_folder
+
+    plan = {"count": 1_000_000, "shard_rows": None, "model": None, "revision": None}
+    assert begin_folder(str(tmp_path / "b"), dict(plan), None)["shard_rows"] == 31_250
+    assert begin_folder(str(tmp_path / "c"), {**plan, "count": 10**8}, None)["shard_rows"] == 65_536
+    encode(model, items(10), tmp_path / "d", shard_rows=4)
+    assert encode_dataset(model, items(10), tmp_path / "d", **short).manifest["shard_rows"] == 4
+    (tmp_path / "d" / "manifest.json").write_text(
+        (tmp_path / "d" / "manifest.json").read_text().replace('"shard_rows": 4', '"shard_rows": "4"')
+    )
+    with pytest.raises(DataError, match="field 'shard_rows': found string '4', expected a whole number"):
+        encode_dataset(model, items(10), tmp_path / "d", **short)
+
+
+def test_another_revision_that_is_named_is_refused(model, tmp_path: Path) -> None:
+    encode(model, items(), tmp_path / "e", revision="v1")
+    assert encode(model, items(), tmp_path / "e").manifest["revision"] == "v1"
+    with pytest.raises(DataError, match="holds embeddings with another revision: 'v1' there, 'v2' now"):
+        encode(model, items(), tmp_path / "e", revision="v2")
+
+
+def test_what_a_killed_process_left_is_no_obstacle_and_does_not_stay(model, tmp_path: Path) -> None:
+    for name in (".plan.json-abcd_123", ".vectors-00001.npy-abcd1234"):
+        (tmp_path / "e" / name).mkdir(parents=True)
+    encode(model, items(), tmp_path / "e")
+    # killed between the manifest and the end
+    (tmp_path / "e" / "plan.json").write_text("{}")
+    (tmp_path / "e" / ".ids-00000.jsonl-abcd1234").mkdir()
+    encode(model, items(), tmp_path / "e")
+    assert not [name for name in os.listdir(tmp_path / "e") if name.startswith((".", "plan", "shard"))]
+    (tmp_path / "f" / ".git").mkdir(parents=True)
+    with pytest.raises(DataError, match="something other than embeddings"):
+        encode(model, items(), tmp_path / "f")
+
+
+def test_an_item_that_lacks_what_is_encoded_is_found_before_the_work(model, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "encode_items", None)
+    table = items(8)
+    broken = Dataset.from_dict(
+        {**table.to_dict(), "text": [*table["text"][:6], None, None], "image": [None, *table["image"][1:6], None, None]}
+    ).cast_column("image", ImageFeature(decode=False))
+    for use, message in [
+        ("text", r"items: row 6: 2 items have no text, first: 'sku-6'"),
+        ("image", r"items: row 0: 3 items have no image, first: 'sku-0'"),
+        ("fused", r"items: row 6: 2 items have neither a text nor an image, first: 'sku-6'"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            encode(model, broken, tmp_path / "e", use=use)
+    assert not (tmp_path / "e").exists()
+    parts = Dataset.from_dict({"id": ["a", "b"], "text": ["x", None], "text_parts": [None, []]})
+    with pytest.raises(DataError, match="row 1: 1 items have no text, first: 'b'"):
+        encode(model, parts, tmp_path / "e")
+
+
+def test_a_model_that_makes_no_number_is_said_by_item_and_nothing_is_kept(model, tmp_path: Path, monkeypatch) -> None:
+    def broken(*arguments, **options):
+        vectors = encode_items(*arguments, **options)
+        vectors[1] = np.nan
+        return vectors
+
+    monkeypatch.setattr(module, "encode_items", broken)
+    with pytest.raises(DataError, match="items: row 1: the model makes no vector of 'sku-1', but NaN"):
+        encode(model, items(), tmp_path / "e")
+    assert os.listdir(tmp_path / "e") == ["plan.json"]
+
+
+def test_a_full_disk_is_said_and_what_is_whole_stays(model, tmp_path: Path, monkeypatch) -> None:
+    write = module.write_shard
+
+    def full(folder, number, *rest):
+        if number == 1:
+            raise OSError(28, "No space left on device")
+        return write(folder, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_shard", full)
+        with pytest.raises(DataError, match=r"cannot be written \(No space left on device\); make room"):
+            encode(model, items(), tmp_path / "e")
+    assert "shard-00000.json" in os.listdir(tmp_path / "e")
+    assert np.allclose(
+        np.asarray(encode(model, items(), tmp_path / "e").vectors), encode_items(model, items()), atol=1e-6
+    )
+
+
+def test_ids_that_occur_twice_are_told_with_their_rows(model, tmp_path: Path) -> None:
+    table = Dataset.from_dict({"id": ["a", "b", "c", "b"], "text": list("wxyz")})
+    with pytest.raises(
+        DataError, match=r"items: row 3: field 'id': an id occurs twice; ids are unique: 'b', also in row 1"
+    ):
+        encode(model, table, tmp_path / "e")
+
+
+GROWTH = """
+import os, sys, threading, time
+import torch
+from datasets import load_from_disk
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from mmembed.dataset_encoding import write_dataset_vectors
+from mmembed.models.dual_encoder.building import train_tokenizer
+
+def used():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon"))
+
+tokens = train_tokenizer(["red mug", "blue lamp"], vocab_size=60, max_length=16)
+model = SentenceTransformer(modules=[StaticEmbedding(tokens, embedding_dim=512)], device="cpu")
+peaks = []
+for name in sys.argv[2:]:
+    peak, over = used(), False
+    def watch():
+        global peak
+        while not over:
+            peak = max(peak, used())
+            time.sleep(0.005)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    write_dataset_vectors(model, load_from_disk(name), name + "-vectors", shard_rows=1000, show_progress_bar=False)
+    over = True
+    watcher.join()
+    peaks.append(peak)
+print(*peaks)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_memory_does_not_grow_with_the_items(tmp_path: Path) -> None:
+    """Six times the items, whose vectors are 49 MB: not 12 MB more than for 4,000 of them."""
+    for rows in (4_000, 24_000):
+        names = [f"item-{row}" for row in range(rows)]
+        Dataset.from_dict({"id": names, "text": names}).save_to_disk(str(tmp_path / str(rows)))
+    folders = [str(tmp_path / str(rows)) for rows in (4_000, 4_000, 24_000)]
+    (tmp_path / "again").symlink_to(folders[0])
+    folders[0] = str(tmp_path / "again")  # once to warm up
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, "-", *folders],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    _, small, large = map(int, done.stdout.split())
+    assert large - small < 12 * 1024, (small, large)
+    assert len(Embeddings.load(folders[2] + "-vectors")) == 24_000

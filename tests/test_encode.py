@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import os
+import signal
 import threading
 
 import numpy as np
@@ -16,7 +18,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from mmembed.encode import encode_items
-from mmembed.images import ImagePolicy, ImageReader
+from mmembed.encoding_batches import batch_numbers
+from mmembed.images import ImageError, ImagePolicy, ImageReader
 from mmembed.models.dual_encoder.building import build_dual_encoder, train_tokenizer
 
 WORDS = ["red mug", "blue desk lamp", "green wool hat"]
@@ -210,3 +213,95 @@ def test_stored_activations_stand_in_for_images(model) -> None:
     for use in ("image", "fused"):
         stored = encode_items(frozen, table, use=use, image_features=Stored(frozen, table), batch_size=2)
         assert np.allclose(stored, encode_items(model, table, use=use), atol=2e-3)
+
+
+def test_worker_processes_and_threads_give_the_same_bits(model) -> None:
+    table = items(9)
+    for use in ("text", "image", "fused"):
+        expected = encode_items(model, table, use=use, batch_size=2, num_workers=0)
+        assert np.array_equal(encode_items(model, table, use=use, batch_size=2, num_workers=2), expected)
+    broken = items(3, image=[encoded(0), {"bytes": b"<html>", "path": None}, encoded(2)])
+    with pytest.raises(ImageError, match="image of id 'sku-1': not an image") as caught:
+        encode_items(model, broken, use="image", num_workers=1)
+    assert "Traceback" not in str(caught.value)
+    with pytest.raises(ValueError, match="num_workers=-1"):
+        encode_items(model, table, num_workers=-1)
+
+
+def test_a_worker_that_is_killed_is_an_error_and_not_a_wait(model) -> None:
+    class Deadly:
+        def read(self, source, id):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match="worker"):
+        encode_items(model, items(2), use="image", reader=Deadly(), num_workers=1)
+
+
+def test_items_of_one_length_share_a_batch_and_none_is_lost() -> None:
+    texts = ["a" * (1 + (7 * row) % 23) for row in range(300)]
+    table = Dataset.from_dict({"id": [str(row) for row in range(300)], "text": texts})
+    batches = list(batch_numbers(table, 2))
+    assert sorted(row for batch in batches for row in batch) == list(range(300))
+    assert [len(batch) for batch in batches] == [2] * 150
+    window = [len(texts[row]) for batch in batches[:64] for row in batch]  # 64 batches are sorted together
+    assert window == sorted(window, reverse=True) and {row for batch in batches[:64] for row in batch} == set(
+        range(128)
+    )
+    parts = [[{"text": "a" * row, "weight": 1.0}, {"text": "a", "weight": 1.0}] for row in (1, 9, 5)]
+    assert list(batch_numbers(Dataset.from_dict({"id": list("abc"), "text_parts": parts}), 1)) == [[1], [2], [0]]
+    assert list(batch_numbers(Dataset.from_dict({"id": list("abc")}), 2)) == [[0, 1], [2]]
+
+
+def test_the_models_own_prompt_and_dimension_hold(model) -> None:
+    own = copy.deepcopy(model)
+    own.prompts = {"query": "a red "}
+    own.default_prompt_name = "query"
+    own.truncate_dim = 3
+    table = items(4)
+    rows = [{"text": text} for text in table["text"][:]]
+    found = encode_items(own, table, use="text")
+    assert found.shape == (4, 3) and np.allclose(found, own.encode(rows, normalize_embeddings=True), atol=1e-6)
+    assert np.allclose(found, model.encode(rows, prompt="a red ", truncate_dim=3, normalize_embeddings=True), atol=1e-6)
+    assert np.allclose(
+        encode_items(own, table, prompt=""), model.encode(rows, truncate_dim=3, normalize_embeddings=True), atol=1e-6
+    )
+
+
+def test_weighted_parts_never_make_a_larger_batch(model) -> None:
+    parts = [[{"text": f"{word} {n}", "weight": 0.2} for n in range(5)] for word in WORDS]
+    table = items(3, text_parts=parts)
+    sizes = []
+    hook = model.register_forward_hook(lambda module, inputs, output: sizes.append(len(output["sentence_embedding"])))
+    try:
+        encode_items(model, table, use="fused", batch_size=2)
+    finally:
+        hook.remove()
+    assert sum(sizes) == 15 and max(sizes) == 2
+
+
+class OnlyEncodes:
+    """What has an `encode` as sentence-transformers has it, and nothing else."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self.model, self.seen = model, []
+
+    def encode(self, inputs, prompt=None, batch_size=32, normalize_embeddings=False, show_progress_bar=None):
+        self.seen += inputs
+        return self.model.encode(
+            [{"text": row} if isinstance(row, str) else row for row in inputs],
+            prompt=prompt, batch_size=batch_size, normalize_embeddings=normalize_embeddings,
+        )  # fmt: skip
+
+
+def test_anything_with_an_encode_will_do(model) -> None:
+    table = items(5)
+    embedder = OnlyEncodes(model)
+    assert np.allclose(encode_items(embedder, table), encode_items(model, table), atol=1e-6)
+    assert sorted(embedder.seen) == sorted(table["text"][:])
+    assert np.allclose(encode_items(embedder, table, use="fused"), encode_items(model, table, use="fused"), atol=1e-6)
+
+
+def test_each_batch_is_told(model) -> None:
+    told: list[int] = []
+    encode_items(model, items(7), batch_size=3, on_encoded=told.append)
+    assert told == [3, 3, 1]
