@@ -1,0 +1,1 @@
+"""What a person or a program opens: pages and servers."""
