@@ -61,7 +61,7 @@ class ModelAnswerer:
         >>> import tempfile
         >>> from PIL import Image
         >>> from mmembed.interactive.small_vision_language import build_small_vision_language
-        >>> from mmembed.interactive.vision_language_model import load_vision_language
+        >>> from mmembed.interactive.vision_language_loading import load_vision_language
         >>> model = load_vision_language(build_small_vision_language(tempfile.mkdtemp(), ["Is it red?"]), device="cpu")
         >>> items = Dataset.from_dict({"id": ["a"], "image": [Image.new("RGB", (30, 30), "red")]})
         >>> answerer = ModelAnswerer(model, items)

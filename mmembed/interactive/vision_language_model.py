@@ -1,18 +1,16 @@
-"""A vision-language model that runs here: how it is loaded, what it replies, and how likely it finds a reply."""
+"""A vision-language model that runs here: what it replies, and how likely it finds a reply."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmembed.models.folder_checks import ModelError, check_model_folder
+from mmembed.models.folder_checks import ModelError
 from mmembed.prompt_safety import control_tokens
 
 #: What `question_messages` and the like make: "role" and "content" of texts and of bare image blocks.
@@ -36,6 +34,7 @@ class VisionLanguageModel:
     Example:
         >>> import tempfile
         >>> from mmembed.interactive.small_vision_language import build_small_vision_language
+        >>> from mmembed.interactive.vision_language_loading import load_vision_language
         >>> model = load_vision_language(build_small_vision_language(tempfile.mkdtemp(), ["a red mug"]), device="cpu")
         >>> messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a mug?"}]}]
         >>> red = Image.new("RGB", (40, 40), "red")
@@ -58,7 +57,7 @@ class VisionLanguageModel:
     ) -> None:
         self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
         self.revision, self.adapter, self.batch_size = revision, adapter, batch_size
-        _check_processor(processor, self.name)
+        check_processor(processor, self.name)
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; at least one prompt goes through a forward pass")
         self.model, self.processor = model.eval(), processor
@@ -205,7 +204,7 @@ class VisionLanguageModel:
                 **({"add_special_tokens": False} if twice else {}),
             )
         except ImportError as error:
-            raise ModelError(_needs_torchvision(self.name, error)) from None
+            raise ModelError(needs_torchvision(self.name, error)) from None
         finally:
             tokenizer.padding_side, tokenizer.pad_token = before
         made = made.to(self.model.device, dtype=self.model.dtype)
@@ -252,97 +251,8 @@ class VisionLanguageModel:
             yield
 
 
-def load_vision_language(
-    name_or_path: str | os.PathLike[str],
-    *,
-    adapter: str | os.PathLike[str] | None = None,
-    revision: str | None = None,
-    device: str | None = None,
-    dtype: str = "auto",
-    processor_kwargs: Mapping[str, Any] | None = None,
-    batch_size: int = 4,
-) -> VisionLanguageModel:
-    """A vision-language model with its processor; code of a repository is never run, and only safetensors are read.
-
-    Args:
-        name_or_path: a model of transformers' image-text-to-text kind: Idefics3, SmolVLM, LLaVA, Gemma 3, Qwen-VL, …
-        adapter: folder of an adapter of peft for it, such as `mmembed dpo` writes.
-        revision: branch, tag or commit on the Hub.
-        device: where the model is put; sentence-transformers' choice when None.
-        dtype: of the weights, such as "bfloat16"; "auto": the saved one.
-        processor_kwargs: of `AutoProcessor.from_pretrained`, such as `size` or `do_image_splitting`, which say how many tokens
-            an image takes.
-        batch_size: prompts a forward pass when replies are weighed.
-
-    Returns:
-        The model, in evaluation mode.
-
-    Raises:
-        ModelError: it is no such model, is damaged or hostile, or needs torchvision.
-        ImportError: an adapter without peft.
-    """
-    from sentence_transformers.util import get_device_name
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    name = os.fspath(name_or_path)
-    _check_folder(
-        name, "adapter_config.json", "is an adapter; load the model that it is for, with the folder as adapter="
-    )
-    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    try:
-        processor = AutoProcessor.from_pretrained(name, **shared, **(processor_kwargs or {}))
-        _check_processor(processor, name)
-        model: Any = AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True, dtype=dtype, **shared)
-    except ModelError:
-        raise
-    except ImportError as error:
-        raise ModelError(_needs_torchvision(name, error)) from None
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        if "video processor" in reason.lower():
-            raise ModelError(_needs_torchvision(name, error)) from None
-        raise ModelError(f"{name} cannot be loaded as a vision-language model: {reason}") from error
-    if adapter is not None:
-        model = _with_adapter(model, os.fspath(adapter))
-    model = model.to(device or get_device_name())
-    return VisionLanguageModel(
-        model,
-        processor,
-        name=name,
-        revision=revision,
-        adapter=None if adapter is None else os.fspath(adapter),
-        batch_size=batch_size,
-    )
-
-
-def _with_adapter(model: Any, adapter: str) -> Any:
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise ImportError('an adapter needs peft: pip install "mmembed[lora]"') from None
-    if not Path(adapter, "adapter_model.safetensors").is_file() or not Path(adapter, "adapter_config.json").is_file():
-        raise ModelError(
-            f"{adapter} holds no adapter_config.json with adapter_model.safetensors; give the folder that peft saved"
-        )
-    check_model_folder(adapter)
-    try:
-        return PeftModel.from_pretrained(model, adapter)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"{adapter} is no adapter for this model: {reason}") from error
-
-
-def _check_folder(name: str, unwanted: str, reason: str) -> None:
-    path = Path(name)
-    if path.is_dir():
-        if (path / unwanted).exists():
-            raise ModelError(f"{name} {reason}")
-        check_model_folder(path)
-    elif path.is_file() or os.path.isabs(name) or name.startswith((".", "~")):
-        raise ModelError(f"{name} is no folder; give the folder that holds the model")
-
-
-def _check_processor(processor: Any, name: str) -> None:
+def check_processor(processor: Any, name: str) -> None:
+    """Raise a ModelError for what is no processor of images and texts with one chat template."""
     from transformers import ProcessorMixin
 
     if not isinstance(processor, ProcessorMixin) or getattr(processor, "tokenizer", None) is None:
@@ -354,7 +264,8 @@ def _check_processor(processor: Any, name: str) -> None:
         raise ModelError(f"{name} has no chat template, or several; nothing can be asked of it")
 
 
-def _needs_torchvision(name: str, error: Exception) -> str:
+def needs_torchvision(name: str, error: Exception) -> str:
+    """What is said where a processor cannot be made."""
     reason = str(error).strip().split("\n")[0]
     return (
         f"{name} has a processor that cannot be made here ({reason:.200}); where it is torchvision that it needs, choose a "

@@ -20,7 +20,8 @@ from mmembed.interactive.candidate_views import CandidateViews, without_blocks
 from mmembed.interactive.question_choice import QuestionChoice
 from mmembed.interactive.question_prompt import ReplyError, question_messages, read_reply
 from mmembed.interactive.questions import Answer, DialogueState, Question
-from mmembed.interactive.vision_language_model import VisionLanguageModel, load_vision_language
+from mmembed.interactive.vision_language_loading import load_vision_language
+from mmembed.interactive.vision_language_model import VisionLanguageModel
 from mmembed.models.folder_checks import ModelError
 from mmembed.prompt_safety import neutralised
 

@@ -22,7 +22,8 @@ from mmembed.images import ImageError
 from mmembed.interactive.model_answerer import ModelAnswerer, answer_messages
 from mmembed.interactive.questions import Answer, Question
 from mmembed.interactive.small_vision_language import build_small_vision_language
-from mmembed.interactive.vision_language_model import VisionLanguageModel, load_vision_language
+from mmembed.interactive.vision_language_loading import load_vision_language
+from mmembed.interactive.vision_language_model import VisionLanguageModel
 from tests.stand_in_endpoint import StandIn, stand_in
 
 COLOURS = ("red", "lime", "blue")

@@ -26,7 +26,8 @@ from mmembed.interactive.question_choice import QuestionChoice
 from mmembed.interactive.question_prompt import INSTRUCTIONS
 from mmembed.interactive.questions import Answer, DialogueState, Question, Turn
 from mmembed.interactive.small_vision_language import build_small_vision_language
-from mmembed.interactive.vision_language_model import VisionLanguageModel, load_vision_language
+from mmembed.interactive.vision_language_loading import load_vision_language
+from mmembed.interactive.vision_language_model import VisionLanguageModel
 from mmembed.interactive.vision_language_questioner import VisionLanguageQuestioner
 from mmembed.models.folder_checks import ModelError
 from mmembed.prompt_safety import control_tokens
