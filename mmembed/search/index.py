@@ -102,6 +102,15 @@ class Index:
         }
 
     @property
+    def fit(self) -> dict[str, Any] | None:
+        """What was measured of the index before it was used, see `mmembed.search.fit_report`; saved with it."""
+        return self._about.get("fit")
+
+    @fit.setter
+    def fit(self, measured: Mapping[str, Any] | None) -> None:
+        self._about["fit"] = None if measured is None else dict(measured)
+
+    @property
     def calibration(self) -> Calibration | None:
         """What int8 stands for, of what is searched or else of what is kept; None where nothing is int8."""
         structure, kept = self._parts.structure, self._parts.kept
@@ -371,6 +380,17 @@ class Index:
         """
         parts = self._parts
         return of_unit_length((parts.structure if parts.kept is None else parts.kept).take(self._rows_of(ids)))
+
+    def bytes_per_vector(self) -> tuple[float, float]:
+        """What a vector takes on average, ids apart.
+
+        Returns:
+            Bytes that a search holds in memory, and bytes in the mapped file that candidates are scored from.
+        """
+        parts = self._parts
+        rows = max(1, len(parts.ids))
+        mapped = 0 if parts.kept is None else len(parts.ids) * parts.kept.dim * parts.kept.dtype.itemsize
+        return parts.structure.size() / rows, mapped / rows
 
     def _best(self, vectors: np.ndarray, k: int, depth: int, among: Among) -> tuple[np.ndarray, np.ndarray]:
         structure = self._parts.structure

@@ -62,6 +62,10 @@ class FloatStructure:
         count = min(stop, len(self)) - start
         return self.index.reconstruct_n(start, count) if count > 0 else np.zeros((0, self.dim), np.float32)
 
+    def size(self) -> int:
+        """Bytes of the structure, as it is written."""
+        return _written(faiss_module().write_index, self.index)
+
     def coded(self, vectors: np.ndarray) -> np.ndarray:
         """Queries in the form that `search` takes."""
         return np.ascontiguousarray(vectors, dtype=np.float32)
@@ -230,6 +234,10 @@ class BinaryStructure:
         """The signs of rows start … stop − 1: float32 (stop − start, dim) of 1 and −1."""
         return signs(self.codes()[start:stop], self.dim)
 
+    def size(self) -> int:
+        """Bytes of the structure, as it is written."""
+        return _written(faiss_module().write_index_binary, self.index)
+
     def coded(self, vectors: np.ndarray) -> np.ndarray:
         """Queries in the form that `search` takes: their signs."""
         return np.where(vectors > 0, np.float32(1), np.float32(-1))
@@ -386,6 +394,17 @@ def _sample(vectors: Rows, centroids: int) -> np.ndarray:
     most = max(40 * centroids, min(_POINTS_A_CENTROID * centroids, _SAMPLE_FLOATS // vectors.dim))
     count = min(len(vectors), max(most, _POINTS_A_CENTROID * 256))
     return vectors.take(np.linspace(0, len(vectors) - 1, count).astype(np.int64))
+
+
+def _written(write: Any, index: Any) -> int:
+    total = 0
+
+    def count(data: bytes) -> None:
+        nonlocal total
+        total += len(data)
+
+    write(index, faiss_module().PyCallbackIOWriter(count))
+    return total
 
 
 def _padded(scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from mmembed.search.vectors import Rows
 _FLOATS_A_BLOCK = 2**22
 _SCORES_A_BLOCK = 2**22
 _PAIRS_AT_ONCE = 2**17  # floats of float64, for exact scores: 1 MiB, which a core keeps near
+_FEW_PAIRS = 2**11  # are taken one by one, however few the documents: a block may have to be decoded
 #: How far a float32 sum of a matrix product may lie from the exact inner product of two vectors of length 1.
 SCORE_ERROR = 4e-6
 
@@ -47,7 +48,7 @@ def exact_scores(queries: np.ndarray, documents: Rows, query_of: np.ndarray, doc
             left, right = queries[query_of[some]].astype(np.float64), rows[where].astype(np.float64)
             scores[some] = np.einsum("pd,pd->p", left, right)
 
-    if len(query_of) * 32 < len(documents):
+    if len(query_of) <= _FEW_PAIRS or len(query_of) * 32 < len(documents):
         for start in range(0, len(query_of), at_once):
             pairs = np.arange(start, min(start + at_once, len(query_of)))
             fill(pairs, documents.take(document_of[pairs]), None)
