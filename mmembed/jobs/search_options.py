@@ -87,7 +87,9 @@ class SearchOptions(ItemsOptions):
     rewrite_key_env: str | None = option(None, "environment variable that holds its key; null: no key is sent")
     rewrite_cache: str = option("rewrite-cache", "folder in which replies are kept")
     keep_query: bool = option(True, "search with a rewritten query's own text as well")
-    combine_rewrites: Literal["mean", "rrf"] = option("mean", "vectors of several texts: their mean, or fused rankings")
+    combine_rewrites: Literal["mean", "rrf"] = option(
+        "mean", "several texts: the mean of their vectors and of their words' scores, or rrf over their rankings"
+    )
 
     # what comes out
     pairs: str | None = option(None, "PAIRS of the queries: prints a table of the stages")

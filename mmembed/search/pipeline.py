@@ -59,8 +59,8 @@ class SearchPipeline:
         dialogue_tokens: tokens at which a dialogue is cut, see `encode_queries`.
         rewriter: a query's text → other texts, see `mmembed.search.rewriting`.
         keep_query: whether a rewritten query's own text is among those that are searched with.
-        combine_rewrites: how several texts of one query are searched with: vectors by their "mean" or by "rrf" over the
-            rankings; words are always by RRF over the rankings.
+        combine_rewrites: how several texts of one query are searched with: the "mean" of their vectors, and of their words'
+            scores, or "rrf" over their rankings.
         rocchio: moves a query's vector towards its first results (`rocchio.documents` of them) or given positives.
         term_expansion: adds words of a query's first results, or of given positives, to its own.
         batch_size: rows or pairs a forward pass.
@@ -258,8 +258,17 @@ class SearchPipeline:
         positives: Sequence[Sequence[str]] | None,
     ) -> list[dict[str, float]]:
         assert self.lexical is not None
-        expanded = {"expansion": self.term_expansion, "documents": self.texts, "positives": positives}
-        return search_words(self.lexical, texts, depth, allowed=allowed, **expanded)
+        return search_words(
+            self.lexical,
+            texts,
+            depth,
+            allowed=allowed,
+            combine=self.combine_rewrites,
+            query_first=self.keep_query,
+            expansion=self.term_expansion,
+            documents=self.texts,
+            positives=positives,
+        )
 
     def _by_vectors(
         self,

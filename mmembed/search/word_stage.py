@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Literal
 
 from mmembed.search.fusion import reciprocal_rank_fusion
 from mmembed.search.lexical import LexicalIndex
@@ -15,6 +16,8 @@ def search_words(
     depth: int,
     *,
     allowed: Collection[str] | None = None,
+    combine: Literal["mean", "rrf"] = "mean",
+    query_first: bool = True,
     expansion: TermExpansion | None = None,
     documents: Callable[[Sequence[str]], list[str]] | None = None,
     positives: Sequence[Sequence[str]] | None = None,
@@ -23,9 +26,12 @@ def search_words(
 
     Args:
         index: BM25 over the documents.
-        texts: for each query its texts; several are fused by reciprocal ranks, none find nothing.
+        texts: for each query its texts; none find nothing.
         depth: documents a query.
         allowed: ids that may be found; None for all.
+        combine: several texts of one query: "rrf" over their rankings, or the "mean" of their scores, in which the query's
+            own text counts as much as all others together (as query2doc repeats the query, Wang et al. 2023).
+        query_first: whether the first of several texts is the query's own.
         expansion: adds words of the first results, or of given positives, to the query's first text.
         documents: ids → texts; needed for an expansion.
         positives: for each query ids of documents that answer it.
@@ -38,9 +44,13 @@ def search_words(
         >>> [list(found) for found in search_words(index, [["red"], []], 5)]
         [['a'], []]
     """
-    flat = [text for own in texts for text in own]
+    flat: list[str | dict[str, float]] = []
+    for own in texts:
+        flat += [_weighted(index, own, query_first)] if combine == "mean" and len(own) > 1 else own
     found = iter(index.search(flat, depth, allowed=allowed))
-    rankings = [as_one([next(found) for _ in own], depth) for own in texts]
+    rankings = [
+        next(found) if combine == "mean" and own else as_one([next(found) for _ in own], depth) for own in texts
+    ]
     if expansion is None or documents is None:
         return rankings
     for number, own in enumerate(texts):
@@ -51,6 +61,16 @@ def search_words(
             weights = expansion.expand(index, own[0], read, None if given else list(first.values()))
             rankings[number] = index.search([weights], depth, allowed=allowed)[0]
     return rankings
+
+
+def _weighted(index: LexicalIndex, texts: Sequence[str], query_first: bool) -> dict[str, float]:
+    """The tokens of several texts, weighted so that scores are their weighted mean."""
+    weights = [len(texts) - 1 if number == 0 and query_first else 1 for number in range(len(texts))]
+    found: dict[str, float] = {}
+    for text, weight in zip(texts, weights):
+        for token in index.tokens(text):
+            found[token] = found.get(token, 0.0) + weight / sum(weights)
+    return found
 
 
 def as_one(rankings: Sequence[dict[str, float]], depth: int) -> dict[str, float]:

@@ -22,7 +22,6 @@ from mmembed import SearchPipeline, encode_dataset, load_model
 from mmembed.data.collection import Collection
 from mmembed.data.named_formats import read_collection
 from mmembed.data.splits import split_bucket
-from mmembed.embeddings import Embeddings
 from mmembed.jobs.model_choice import resolve_name
 from mmembed.pages import markdown_table
 from mmembed.ranking_metrics import ranking_metrics
@@ -45,7 +44,9 @@ def main() -> int:
     options = yaml.safe_load(words.config.read_text(encoding="utf-8"))
     words.output_dir.mkdir(parents=True, exist_ok=True)
     if "files" in options:
-        parts = {name: read_collection(words.source / file, options["format"]) for name, file in options["files"].items()}
+        parts = {
+            name: read_collection(words.source / file, options["format"]) for name, file in options["files"].items()
+        }
         parts = {name: (queries_of(part), qrels_of(part), part) for name, part in parts.items()}
     else:
         whole = read_collection(words.source, options["format"])
@@ -64,8 +65,13 @@ def main() -> int:
         same = validation.documents is test.documents
         other = pipeline if same else pipeline_of(validation, options, words.output_dir / "validation_vectors")
         fit = fit_pipeline_fusion(other, validation_queries, validation_qrels, metric=options["metrics"][0])
-        print(f"\nchosen on validation, of {len(fit.values)}: {fit.fusion.as_dict() | {'fitted_on': fit.n}}, {fit.metric} {fit.value:.4f}")
-        print({name: round(value, 4) for name, value in fit.alone.items()} | {"rrf, equal weights": round(fit.values[0][1], 4)})
+        print(
+            f"\nchosen on validation, of {len(fit.values)}: {fit.fusion.as_dict() | {'fitted_on': fit.n}}, {fit.metric} {fit.value:.4f}"
+        )
+        print(
+            {name: round(value, 4) for name, value in fit.alone.items()}
+            | {"rrf, equal weights": round(fit.values[0][1], 4)}
+        )
         pipeline.fusion = fit.fusion
         show("learned fusion", pipeline.measure(queries, qrels, metrics=options["metrics"]), found)
         pipeline.fusion = Fusion()
@@ -75,13 +81,25 @@ def main() -> int:
         pipeline.rerank_depth = options["rerank_depth"]
         show("with a reranker", pipeline.measure(queries, qrels, metrics=options["metrics"]), found)
         pipeline.rerank_fusion = Fusion()
-        show("with a reranker, fused with the order before", pipeline.measure(queries, qrels, metrics=options["metrics"]), found)
+        show(
+            "with a reranker, fused with the order before",
+            pipeline.measure(queries, qrels, metrics=options["metrics"]),
+            found,
+        )
         pipeline.reranker = pipeline.rerank_fusion = None
 
     if "rewrites" in options:
-        hooks(pipeline, queries, qrels, FileRewrites(words.source / options["rewrites"], when_missing="error"), options, found)
+        hooks(
+            pipeline,
+            queries,
+            qrels,
+            FileRewrites(words.source / options["rewrites"], when_missing="error"),
+            options,
+            found,
+        )
     if options.get("feedback"):
-        feedback(pipeline, queries, qrels, options, found)
+        feedback(pipeline, parts, options, found)
+        judged_feedback(pipeline, queries, qrels, options, found)
     (words.output_dir / "metrics.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     return 0
 
@@ -93,7 +111,8 @@ def split(collection: Collection, options: dict) -> dict[str, dict[str, dict[str
     buckets = {id: split_bucket(text) for id, text in texts.items()}
     judged = qrels_of(collection)
     return {
-        name: {id: grades for id, grades in judged.items() if low <= buckets[id] < high} for name, (low, high) in bounds.items()
+        name: {id: grades for id, grades in judged.items() if low <= buckets[id] < high}
+        for name, (low, high) in bounds.items()
     }
 
 
@@ -126,7 +145,9 @@ def show(title: str, report, found: dict) -> None:
     found[title] = report.as_dict()
 
 
-def compare(title: str, base: dict[str, Any], systems: dict[str, dict[str, Any]], qrels: dict, options: dict, found: dict) -> None:
+def compare(
+    title: str, base: dict[str, Any], systems: dict[str, dict[str, Any]], qrels: dict, options: dict, found: dict
+) -> None:
     """Each system's metrics beside the first one's, with the paired difference of every metric."""
     metrics = options["metrics"]
     scored = {name: ranking_metrics(run, qrels, metrics) for name, run in ({"without": base} | systems).items()}
@@ -144,41 +165,77 @@ def compare(title: str, base: dict[str, Any], systems: dict[str, dict[str, Any]]
     print(f"\n{title}\n\n{markdown_table(rows, header)}", flush=True)
 
 
-def runs_of(pipeline: SearchPipeline, queries: dict, qrels: dict) -> dict[str, dict[str, Any]]:
-    """For each stage the run of the judged queries."""
+def runs_of(pipeline: SearchPipeline, queries: dict, qrels: dict, stage: str) -> dict[str, Any]:
+    """The judged queries' rankings after a stage."""
     stages = pipeline.stages([queries[id] for id in qrels])
-    return {stage.name: dict(zip(qrels, stage.rankings)) for stage in stages}
+    return dict(zip(qrels, next(one for one in stages if one.name == stage).rankings))
 
 
-def hooks(pipeline: SearchPipeline, queries: dict, qrels: dict, rewrites: FileRewrites, options: dict, found: dict) -> None:
-    base = runs_of(pipeline, queries, qrels)
-    systems: dict[str, dict[str, Any]] = {stage: {} for stage in base}
-    for keep, label in ((True, "the query and its rewrites"), (False, "the rewrites alone")):
-        for combine in ("mean", "rrf"):
-            pipeline.rewriter, pipeline.keep_query, pipeline.combine_rewrites = rewrites, keep, combine
-            for stage, run in runs_of(pipeline, queries, qrels).items():
-                how = "" if stage == "lexical" else {"mean": ", mean of vectors", "rrf": ", fused rankings"}[combine]
-                systems[stage][label + how] = run
-    pipeline.rewriter, pipeline.keep_query, pipeline.combine_rewrites = None, True, "mean"
-    for stage, own in systems.items():
-        compare(f"rewrites: {stage}", base[stage], own, qrels, options, found)
+def hooks(
+    pipeline: SearchPipeline, queries: dict, qrels: dict, rewrites: FileRewrites, options: dict, found: dict
+) -> None:
+    """With the query's own text and without; no setting is chosen, all are shown."""
+    stages = ["lexical", *(["dense", "fused"] if pipeline.vectors is not None else [])]
+    for stage in stages:
+        base = runs_of(pipeline, queries, qrels, stage)
+        systems = {}
+        for keep, label in ((True, "the query and its rewrites"), (False, "the rewrites alone")):
+            for combine in ("mean", "rrf"):
+                pipeline.rewriter, pipeline.keep_query, pipeline.combine_rewrites = rewrites, keep, combine
+                how = {"mean": ", mean", "rrf": ", fused rankings"}[combine]
+                systems[label + how] = runs_of(pipeline, queries, qrels, stage)
+        pipeline.rewriter, pipeline.keep_query, pipeline.combine_rewrites = None, True, "mean"
+        compare(f"rewrites: {stage}", base, systems, qrels, options, found)
 
 
-def feedback(pipeline: SearchPipeline, queries: dict, qrels: dict, options: dict, found: dict) -> None:
-    base = runs_of(pipeline, queries, qrels)
-    given = options["feedback"]
-    words = {}
-    for documents, terms in given["term_expansion"]:
-        pipeline.term_expansion = TermExpansion(documents=documents, terms=terms)
-        words[f"RM3, {documents} documents, {terms} terms"] = runs_of(pipeline, queries, qrels)["lexical"]
-    pipeline.term_expansion = None
-    vectors = {}
-    for documents, beta in given["rocchio"]:
-        pipeline.rocchio = Rocchio(documents=documents, beta=beta)
-        vectors[f"Rocchio, {documents} documents, β = {beta}"] = runs_of(pipeline, queries, qrels)["dense"]
-    pipeline.rocchio = None
-    compare("feedback: lexical", base["lexical"], words, qrels, options, found)
-    compare("feedback: dense", base["dense"], vectors, qrels, options, found)
+def feedback(pipeline: SearchPipeline, parts: dict, options: dict, found: dict) -> None:
+    """Words and vectors of first results: the settings are chosen on validation, test is looked at with those alone."""
+    metric, grid = options["metrics"][0], options["feedback"]
+    for stage, name, tried in (
+        ("lexical", "term_expansion", [TermExpansion(*numbers) for numbers in grid["term_expansion"]]),
+        ("dense", "rocchio", [Rocchio(documents, beta=beta) for documents, beta in grid["rocchio"]]),
+    ):
+        queries, qrels, _ = parts["validation"]
+        values = {}
+        for setting in (None, *tried):
+            setattr(pipeline, name, setting)
+            run = runs_of(pipeline, queries, qrels, stage)
+            values[setting] = float(ranking_metrics(run, qrels, [metric])[metric].mean())
+        print(f"\n{stage}, {metric} on {len(qrels)} validation queries:")
+        print("\n".join(f"  {value:.4f}  {setting}" for setting, value in values.items()), flush=True)
+        best = max(tried, key=lambda setting: values[setting])
+        queries, qrels, _ = parts["test"]
+        setattr(pipeline, name, None)
+        base = runs_of(pipeline, queries, qrels, stage)
+        setattr(pipeline, name, best)
+        fed = runs_of(pipeline, queries, qrels, stage)
+        setattr(pipeline, name, None)
+        compare(f"first results as feedback: {stage}", base, {str(best): fed}, qrels, options, found)
+
+
+def judged_feedback(pipeline: SearchPipeline, queries: dict, qrels: dict, options: dict, found: dict) -> None:
+    """A person says of the first five which are right. They are taken out of both rankings and of the judgements, so that
+    only what is found anew counts (residual collection); queries that have nothing left are left out."""
+    first = runs_of(pipeline, queries, qrels, "dense")
+    seen = {id: list(run)[:5] for id, run in first.items()}
+    good = {id: [one for one in seen[id] if one in qrels[id]] for id in seen}
+    bad = {id: [one for one in seen[id] if one not in qrels[id]] for id in seen}
+    left = {id: {one: grade for one, grade in qrels[id].items() if one not in seen[id]} for id in seen}
+    left = {id: grades for id, grades in left.items() if grades}
+    systems = {}
+    for label, given in (
+        ("positives", {"positives": good}),
+        ("positives and negatives", {"positives": good, "negatives": bad}),
+    ):
+        lists = {name: [ids[id] for id in left] for name, ids in given.items()}
+        stages = pipeline.stages([queries[id] for id in left], **lists)
+        dense = next(stage for stage in stages if stage.name == "dense")
+        systems[label] = dict(zip(left, dense.rankings))
+    systems = {
+        label: {id: {one: score for one, score in run[id].items() if one not in seen[id]} for id in left}
+        for label, run in ({"without": first} | systems).items()
+    }
+    compare("judged feedback: dense, residual", systems.pop("without"), systems, left, options, found)
 
 
 if __name__ == "__main__":

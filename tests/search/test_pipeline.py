@@ -237,11 +237,18 @@ def test_rewrites_are_a_mean_of_vectors_or_fused_rankings(model, vectors, lexica
     words, dense, _ = pipeline.stages(["word7"], k=60)
     scores = mean @ np.asarray(vectors.vectors).T
     assert list(dense.rankings[0]) == [IDS[row] for row in np.argsort(-scores, kind="stable")]
+    # the query's own words count as much as those of both rewrites together
+    expected = (2 * lexical.scores(texts[0]) + lexical.scores(texts[1]) + lexical.scores(texts[2])) / 4
+    assert words.rankings[0] == pytest.approx({id: s for id, s in zip(IDS, expected.tolist()) if s > 0}, rel=1e-5)
+    apart = SearchPipeline(lexical=lexical, rewriter=rewriter, combine_rewrites="rrf")
     reciprocal: dict[str, float] = {}
     for text in texts:
         for rank, id in enumerate(lexical.search([text], 100)[0], 1):
             reciprocal[id] = reciprocal.get(id, 0) + 1 / (60 + rank)
-    assert words.rankings[0] == pytest.approx(reciprocal) and len(reciprocal) == 60
+    assert apart.stages(["word7"])[0].rankings[0] == pytest.approx(reciprocal) and len(reciprocal) == 60
+    alone = SearchPipeline(lexical=lexical, rewriter=rewriter, keep_query=False).stages(["word7"])[0].rankings[0]
+    expected = (lexical.scores(texts[1]) + lexical.scores(texts[2])) / 2
+    assert alone == pytest.approx({id: s for id, s in zip(IDS, expected.tolist()) if s > 0}, rel=1e-5)
     fused = SearchPipeline(vectors=vectors, model=model, rewriter=rewriter, combine_rewrites="rrf", depth=20)
     score: dict[str, float] = {}
     for row in found @ np.asarray(vectors.vectors).T:
