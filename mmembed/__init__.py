@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmembed.data.splits import split_by_group
     from mmembed.data.writing import write_items, write_pairs
     from mmembed.dataset_encoding import encode_dataset
+    from mmembed.embedding_formats import read_embeddings, write_embeddings
     from mmembed.embeddings import Embeddings
     from mmembed.encode import encode_items
     from mmembed.evaluation.comparison import compare_results
@@ -89,6 +90,7 @@ _HOMES = {
     "mteb_model": "mmembed.bridges.mteb",
     "push_to_hub": "mmembed.export.hub",
     "read_collection": "mmembed.data.named_formats",
+    "read_embeddings": "mmembed.embedding_formats",
     "read_items": "mmembed.data.reading",
     "read_pairs": "mmembed.data.reading",
     "rerank": "mmembed.rerankers.reranking",
@@ -98,6 +100,7 @@ _HOMES = {
     "synthesize_questions": "mmembed.mining.question_synthesis",
     "synthesize_rerank_pairs": "mmembed.mining.rerank_synthesis",
     "write_collection": "mmembed.data.named_formats",
+    "write_embeddings": "mmembed.embedding_formats",
     "write_evaluation_results": "mmembed.export.evaluation_results",
     "write_items": "mmembed.data.writing",
     "write_pairs": "mmembed.data.writing",
@@ -140,6 +143,7 @@ __all__ = [
     "mteb_model",
     "push_to_hub",
     "read_collection",
+    "read_embeddings",
     "read_items",
     "read_pairs",
     "rerank",
@@ -149,6 +153,7 @@ __all__ = [
     "synthesize_questions",
     "synthesize_rerank_pairs",
     "write_collection",
+    "write_embeddings",
     "write_evaluation_results",
     "write_items",
     "write_pairs",

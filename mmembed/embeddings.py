@@ -27,6 +27,9 @@ FORMAT = "mmembed-embeddings"
 VERSION = 1
 DTYPES = ("float32", "float16")
 
+# How far from 1 a vector's length may be, after it was rounded to its dtype.
+UNIT_TOLERANCE = {"float32": 1e-3, "float16": 5e-3}
+
 _ROWS_AT_ONCE = 2**13
 _NAMES = {"ids": re.compile(r"ids-\d{5,}\.jsonl"), "vectors": re.compile(r"vectors-\d{5,}\.npy")}
 
@@ -263,7 +266,7 @@ def read_rows(vectors: np.ndarray | ShardedVectors, start: int, stop: int) -> np
 
 def check_unit_length(vectors: np.ndarray | ShardedVectors, source: str) -> None:
     """Raise a DataError at the first row that is neither of length 1 nor all zeros."""
-    tolerance = 1e-3 if vectors.dtype == np.float32 else 5e-3
+    tolerance = UNIT_TOLERANCE[str(vectors.dtype)]
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         block = np.asarray(read_rows(vectors, start, min(start + _ROWS_AT_ONCE, len(vectors))), dtype=np.float32)
         lengths = np.sqrt(np.einsum("nd,nd->n", block, block))
@@ -368,7 +371,7 @@ def read_shard(
     try:
         # The array's own memory map: a file that is shorter than its header says raises here.
         vectors = np.load(path, mmap_mode="r" if shard["rows"] else None, allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+    except Exception as error:  # numpy's parser of headers lets through nearly everything
         raise DataError(f"not a whole .npy file ({error}); encode the items again", file=path) from None
     found = f"{vectors.dtype} {vectors.shape}"
     if vectors.shape != (shard["rows"], dim) or str(vectors.dtype) != dtype or not vectors.flags.c_contiguous:

@@ -34,6 +34,7 @@ PARTS = {
     "image_scanning": "images",
     "lettering": "pages",
     "embeddings": "encode",
+    "embedding_formats": "encode",
     "dataset_encoding": "encode",
     "encoding_batches": "encode",
     "encoding_ranks": "encode",

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     Example:
         >>> main(["--output_dir", "vectors"])
         Traceback (most recent call last):
-        mmembed.jobs.config_file.OptionsError: --model: name the embedding model
+        mmembed.jobs.config_file.OptionsError: --model: name the embedding model, or with --vectors a file of vectors
     """
     run(parse_options(EncodeOptions, argv, prog="mmembed encode", description=EncodeOptions.__doc__ or ""))
     return 0
@@ -53,6 +53,13 @@ def run(options: EncodeOptions) -> dict[str, Path]:
         The folder of each use.
     """
     output = _checked(options)
+    if options.vectors is not None:
+        from mmembed.jobs.vectors_taken_over import take_over
+
+        named = options.items is not None or options.data is not None
+        return take_over(
+            options, output, _items(options, output)[0]["id"][:] if named and options.ids is None else None
+        )
     from mmembed.dataset_encoding import write_dataset_vectors
     from mmembed.distributed import rank
     from mmembed.embeddings import read_manifest
@@ -72,7 +79,7 @@ def run(options: EncodeOptions) -> dict[str, Path]:
                     batch_size=options.batch_size,
                     reader=reader,
                     prompt=options.prompt,
-                    dtype=options.dtype,
+                    dtype=options.dtype or "float32",
                     shard_rows=options.shard_rows,
                     num_workers=options.num_workers,
                     model_name=options.model,
@@ -113,14 +120,18 @@ def _launched(options: EncodeOptions) -> Iterator[str | None]:
 
 def _checked(options: EncodeOptions) -> Path:
     """The output, once the options can be meant; before anything heavy is imported or read."""
-    if not options.model:
-        raise OptionsError("--model: name the embedding model")
+    if not options.model and options.vectors is None:
+        raise OptionsError("--model: name the embedding model, or with --vectors a file of vectors")
     if options.output_dir is None:
         raise OptionsError("--output_dir: name the folder of the vectors")
     if options.data is not None and options.items is not None:
         raise OptionsError("--data holds the items; give it, or --items")
     if options.format is not None and options.data is None:
         raise OptionsError("--format is of --data, which is not given")
+    taken_over = ("array", "vector_column", "ids", "normalise")
+    for name in taken_over:
+        if options.vectors is None and getattr(options, name):
+            raise OptionsError(f"--{name} is of --vectors, which is not given")
     if len(set(options.use)) < len(options.use):
         raise OptionsError(f"--use: {' '.join(options.use)} names one twice")
     for name in ("batch_size", "shard_rows"):

@@ -28,6 +28,20 @@ class EncodeOptions(ItemsOptions):
         "documents", "which items, where queries and documents are two tables; all: both in one folder"
     )
 
+    # vectors that are there already
+    vectors: str | None = option(
+        None,
+        "file of vectors to take over instead of encoding: .npz, .npy, .safetensors, JSON lines such as *_feat.jsonl, "
+        ".parquet, a saved dataset",
+    )
+    array: str | None = option(None, "which array of it, where use does not say so")
+    vector_column: str | None = option(None, "field with the vector, in rows; id_column is the field with the id")
+    ids: str | None = option(
+        None, "file with one id a line, in the order of the vectors; null: the file's own, or those of the items"
+    )
+    normalise: bool = option(False, "divide each vector by its length; without it another length than 1 is an error")
+    zeros: Literal["keep", "drop", "error"] = option("keep", "what becomes of a vector of zeros")
+
     # what encodes
     model: str | None = option(None, "embedding model: folder, Hub name, package:NAME/FOLDER")
     revision: str | None = option(None, "branch, tag or commit of a model on the Hub")
@@ -49,7 +63,9 @@ class EncodeOptions(ItemsOptions):
 
     # what comes out
     output_dir: Path | None = option(None, "folder of the vectors; with several uses, of text/, image/ and fused/")
-    dtype: Literal["float32", "float16"] = option("float32", "of the stored vectors")
+    dtype: Literal["float32", "float16"] | None = option(
+        None, "of the stored vectors; null: float32, or as vectors that are taken over are"
+    )
     shard_rows: int | None = option(
         None, "rows a file, the piece that a process takes and that is not done again; null: by the number of items"
     )

@@ -181,3 +181,49 @@ def test_the_drawn_catalogue_is_encoded_where_nothing_is_named(model: Path, tmp_
     assert len(Embeddings.load(tmp_path / "v")) == 12
     assert main(words(model, tmp_path / "q", catalogue=drawn, use="text", table="queries")) == 0
     assert len(Embeddings.load(tmp_path / "q")) == 6
+
+
+def test_vectors_of_others_are_taken_over(model: Path, shop: Path, tmp_path: Path) -> None:
+    raw = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+    file = tmp_path / "features.npz"
+    np.savez(file, text=raw, img_features=raw[::-1].astype(np.float16))
+    given = ["--vectors", str(file), "--normalise", "--items", str(shop)]
+    assert main([*given, "--output_dir", str(tmp_path / "both")]) == 0
+    text, image = (Embeddings.load(tmp_path / "both" / use) for use in ("text", "image"))
+    assert text.ids == image.ids == [f"s{row}" for row in range(12)] and image.vectors.dtype == np.float16
+    np.testing.assert_allclose(text.vectors, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-6)
+    assert (text.manifest["use"], image.manifest["use"], text.manifest["source"]) == ("text", "image", "features.npz")
+    one = [*given, "--use", "image", "--dtype", "float32", "--shard_rows", "5", "--output_dir", str(tmp_path / "one")]
+    assert main([*one, "--model", "theirs"]) == 0
+    found = Embeddings.load(tmp_path / "one")
+    assert (
+        found.vectors.dtype == np.float32 and found.manifest["model"] == "theirs" and len(found.manifest["shards"]) == 3
+    )
+    with pytest.raises(OptionsError, match="is a folder of vectors already; name another"):
+        main(one)
+    rows = tmp_path / "valid.img_feat.jsonl"
+    rows.write_text('{"image_id": 5, "feature": [3, 4]}\n{"image_id": 6, "feature": [0, 0]}\n')
+    words = ["--vectors", str(rows), "--output_dir", str(tmp_path / "rows"), "--normalise", "--zeros", "drop"]
+    assert main(words) == 0 and Embeddings.load(tmp_path / "rows").ids == ["5"]
+    assert evaluate([
+        "retrieval", "--model", str(tmp_path / "both"), "--data", str(shop), "--output_dir", str(tmp_path / "report"),
+        "--part", "all", "--bootstrap_samples", "20", "--map_points", "0", "--no_show_progress_bar",
+    ]) == 0  # fmt: skip
+
+
+def test_vectors_that_may_be_several_things_are_asked_about(tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", a=np.eye(2, dtype=np.float32), b=np.eye(2, dtype=np.float32), ids=np.array(["x", "y"]))
+    out = ["--output_dir", str(tmp_path / "out")]
+    vectors = ["--vectors", str(tmp_path / "v.npz"), *out]
+    for given, message in [
+        (vectors, "--array: .* holds several arrays of vectors, a, b; name the one"),
+        ([*vectors, "--use", "text"], "--array: .* holds several arrays"),
+        ([*vectors, "--use", "text", "image", "--array", "a"], "--array a is one, and --use names text image"),
+        (["--vectors", str(tmp_path / "none.npz"), *out], "no such file"),
+        (["--model", "x", "--normalise", *out], "--normalise is of --vectors, which is not given"),
+    ]:
+        with pytest.raises((OptionsError, DataError), match=message):
+            main(given)
+    assert not (tmp_path / "out").exists()
+    assert main([*vectors, "--use", "text", "--array", "b"]) == 0
+    assert Embeddings.load(tmp_path / "out").manifest["use"] == "text"
