@@ -27,16 +27,17 @@ class InteractiveSession:
     """A search that asks back: how candidates are ranked, what is asked, and when it stops.
 
     One session serves any number of dialogues, each begun by `start`. In each round the candidates are scored by what was
-    said so far, the best `pool` of them are weighed by the answers (Bayes), and the questioner asks about what is left. A
-    dialogue stops when its target is found, when the belief is sure, when no question tells anything, or when the budget
-    is spent.
+    said so far, the best `depth` of them are weighed by the answers (Bayes), and the questioner asks about the `pool` that is
+    then the best. A dialogue stops when its target is found, when the belief is sure, when no question tells anything, or
+    when the budget is spent.
 
     Args:
         ranker: scores all candidates by the query and the turns, such as `VectorRanker` or `TextRanker`.
         questioner: asks, such as `AttributeQuestioner`.
         likelihood: what an answer says of each candidate; None: the questioner's own, where it has one.
         sampler: which candidates are shown with a question; None: the best five.
-        pool: candidates that answers are weighed over; all others keep their order behind them.
+        pool: candidates that a question is chosen for, the best by the belief.
+        depth: candidates that answers are weighed over, the best by their scores; all others keep their order behind them.
         temperature: of the belief before the first answer, in units of the scores, see `belief.fit_temperature`.
         max_rounds: the budget of questions.
         confidence: stop when the best `confident_top` candidates hold this share of the belief; None: never.
@@ -71,6 +72,7 @@ class InteractiveSession:
         likelihood: Likelihood | None = None,
         sampler: Sampler | None = None,
         pool: int = 500,
+        depth: int = 10_000,
         temperature: float = 0.05,
         max_rounds: int = 10,
         confidence: float | None = None,
@@ -79,10 +81,10 @@ class InteractiveSession:
         believed: Believed = "all",
         seed: int = 0,
     ) -> None:
-        if pool < 1 or max_rounds < 0 or confident_top < 1 or not temperature > 0:
+        if pool < 1 or depth < 1 or max_rounds < 0 or confident_top < 1 or not temperature > 0:
             raise ValueError(
-                f"pool={pool}, max_rounds={max_rounds}, confident_top={confident_top}, temperature={temperature}; "
-                "at least 1, 0 and 1, and above 0"
+                f"pool={pool}, depth={depth}, max_rounds={max_rounds}, confident_top={confident_top}, "
+                f"temperature={temperature}; at least 1, 1, 0 and 1, and above 0"
             )
         if believed not in ("all", "no", "none") or (confidence is not None and not 0 < confidence <= 1):
             raise ValueError(f"believed={believed!r}, confidence={confidence}; all, no or none, and from 0 to 1")
@@ -92,7 +94,8 @@ class InteractiveSession:
         own = questioner if hasattr(questioner, "likelihood") else None
         self.likelihood: Any = likelihood if likelihood is not None else own
         self.sampler = sampler or top_candidates(5)
-        self.pool, self.temperature, self.max_rounds = min(pool, len(ranker.ids)), temperature, max_rounds
+        self.depth = min(depth, len(ranker.ids))
+        self.pool, self.temperature, self.max_rounds = min(pool, self.depth), temperature, max_rounds
         self.confidence, self.confident_top, self.min_gain = confidence, confident_top, min_gain
         self.believed, self.seed = believed, seed
         self.rows = {id: row for row, id in enumerate(ranker.ids)}
@@ -162,6 +165,10 @@ class Dialogue:
         self.question: Question | None = None
         self.shown: list[str] = []
         self.stopped: Stop | None = None
+        self.scores: NDArray[np.floating] = np.zeros(0)
+        self._weighed: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._weighed_ids: list[str] = []
+        self._likelihoods: list[NDArray[np.float64] | None] = []
         self._advance()
 
     def answer(self, answer: Answer | str) -> None:
@@ -184,8 +191,9 @@ class Dialogue:
     def state(self) -> DialogueState:
         """What a questioner is told."""
         seed = pick(2**31, seed=self.session.seed, epoch=len(self.turns), id=self.key, salt="dialogue")
-        pool = [self.session.ranker.ids[row] for row in self.pool_rows.tolist()]
-        return DialogueState(self.query, tuple(self.turns), pool, self.probabilities, tuple(self.shown), seed)
+        pool = self.ids(self.session.pool)[: len(self.rows)]
+        belief = self.belief[: len(pool)]
+        return DialogueState(self.query, tuple(self.turns), pool, belief / belief.sum(), tuple(self.shown), seed)
 
     def ids(self, k: int) -> list[str]:
         """The best k candidates, best first.
@@ -196,7 +204,7 @@ class Dialogue:
         Returns:
             Ids; all candidates where there are fewer.
         """
-        ids, rows = self.session.ranker.ids, self.pool_rows
+        ids, rows = self.session.ranker.ids, self.rows
         if k > len(rows):
             behind = best_rows(self._outside(), k - len(rows), self.session.place, above=-np.inf)
             rows = np.concatenate([rows, behind])
@@ -209,7 +217,7 @@ class Dialogue:
             id: a candidate.
 
         Returns:
-            The rank among all candidates: by the belief in the pool, by the scores behind it.
+            The rank among all candidates: by the belief where answers are weighed, by the scores behind that.
 
         Raises:
             DataError: an id that is no candidate.
@@ -217,24 +225,24 @@ class Dialogue:
         row = self.session.rows.get(id)
         if row is None:
             raise DataError(f"{id!r} is none of the {len(self.session.rows)} candidates", file="session")
-        inside = np.flatnonzero(self.pool_rows == row)
-        if len(inside):
-            own = self.probabilities[inside[0]]
-            equal = np.isclose(self.probabilities, own, rtol=1e-9, atol=0)
-            return 1 + float((~equal & (self.probabilities > own)).sum()) + (float(equal.sum()) - 1) / 2
+        weighed = np.flatnonzero(self.rows == row)
+        if len(weighed):
+            own = self.belief[weighed[0]]
+            equal = np.isclose(self.belief, own, rtol=1e-9, atol=0)
+            return 1 + float((~equal & (self.belief > own)).sum()) + (float(equal.sum()) - 1) / 2
         outside = self._outside()
         own = self.scores[row]
-        count = len(self.scores) - len(self.pool_rows)
+        before = len(self.rows)
         if own == -np.inf:  # not retrieved: in the middle of all that were not
-            found = int(np.isfinite(outside).sum())
-            return len(self.pool_rows) + found + (count - found + 1) / 2
+            before += int(np.isfinite(outside).sum())
+            return before + (len(self.scores) - before + 1) / 2
         equal = float((outside == own).sum())
-        return len(self.pool_rows) + 1 + float((outside > own).sum()) + (equal - 1) / 2
+        return before + 1 + float((outside > own).sum()) + (equal - 1) / 2
 
     def _outside(self) -> NDArray[np.floating]:
-        """The scores, with −inf for the pool."""
+        """The scores, with −inf for those that answers are weighed over."""
         outside = np.array(self.scores)
-        outside[self.pool_rows] = -np.inf
+        outside[self.rows] = -np.inf
         return outside
 
     def _advance(self) -> None:
@@ -247,7 +255,7 @@ class Dialogue:
             and self.rank_of(self.target_id) <= self.success_at
         ):
             self.stopped = "success"
-        elif session.confidence is not None and self.probabilities[: session.confident_top].sum() >= session.confidence:
+        elif session.confidence is not None and self.belief[: session.confident_top].sum() >= session.confidence:
             self.stopped = "confident"
         elif len(self.turns) >= session.max_rounds:
             self.stopped = "budget"
@@ -263,21 +271,26 @@ class Dialogue:
 
     def _rank(self) -> None:
         session = self.session
-        self.scores = np.asarray(session.ranker.scores(self.query, self.turns))
-        if self.scores.shape != (len(session.rows),) or np.isnan(self.scores).any():
-            raise DataError(f"scores of shape {self.scores.shape} for {len(session.rows)} candidates", file="session")
-        rows = best_rows(self.scores, session.pool, session.place, above=-np.inf)
-        if not len(rows):
+        scores = np.asarray(session.ranker.scores(self.query, self.turns))
+        if scores.shape != (len(session.rows),) or np.isnan(scores).any():
+            raise DataError(f"scores of shape {scores.shape} for {len(session.rows)} candidates", file="session")
+        if not np.array_equal(scores, self.scores):  # else what earlier answers say of the same candidates still holds
+            self.scores = scores
+            self._weighed = best_rows(scores, session.depth, session.place, above=-np.inf)
+            self._weighed_ids = [session.ranker.ids[row] for row in self._weighed.tolist()]
+            self._likelihoods = []
+        if not len(self._weighed):
             raise DataError("the ranker retrieved no candidate for the query", file="session")
-        before = prior(self.scores[rows], session.temperature)
-        ids = [session.ranker.ids[row] for row in rows.tolist()]
-        likelihoods = [
-            session.likelihood.likelihood(turn.question, turn.answer, ids)
-            for turn in self.turns
-            if session.likelihood is not None
-            and turn.answer.label != "unknown"
-            and (session.believed == "all" or (session.believed == "no" and turn.answer.label == "no"))
-        ]
-        belief = posterior(before, likelihoods)
-        order = np.lexsort((np.arange(len(rows)), -belief))
-        self.pool_rows, self.probabilities = rows[order], belief[order]
+        self._likelihoods += [self._likelihood(turn) for turn in self.turns[len(self._likelihoods) :]]
+        before = prior(scores[self._weighed], session.temperature)
+        belief = posterior(before, [one for one in self._likelihoods if one is not None])
+        order = np.lexsort((np.arange(len(belief)), -belief))
+        #: Rows of `ranker.ids` that answers are weighed over, best first, and the belief over them.
+        self.rows, self.belief = self._weighed[order], belief[order]
+
+    def _likelihood(self, turn: Turn) -> NDArray[np.float64] | None:
+        session = self.session
+        believed = session.believed == "all" or (session.believed == "no" and turn.answer.label == "no")
+        if session.likelihood is None or turn.answer.label == "unknown" or not believed:
+            return None
+        return session.likelihood.likelihood(turn.question, turn.answer, self._weighed_ids)

@@ -46,30 +46,49 @@ def session(n: int = 9, scores: list[float] | None = None, **arguments) -> Inter
 
 def test_the_belief_is_bayes_over_the_pool() -> None:
     scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
-    dialogue = session(6, scores, pool=4, temperature=0.2).start("q", key="k")
-    assert dialogue.probabilities == pytest.approx(prior(scores[:4], 0.2))
+    dialogue = session(6, scores, depth=4, temperature=0.2).start("q", key="k")
+    assert dialogue.belief == pytest.approx(prior(scores[:4], 0.2))
     question = dialogue.question
     assert question is not None
     dialogue.answer(Answer("no", "no", "test"))
     said = dialogue.session.likelihood.likelihood(question, Answer("no", "no", "test"), ["c0", "c1", "c2", "c3"])
     after = posterior(prior(scores[:4], 0.2), [said])
-    assert sorted(dialogue.probabilities) == pytest.approx(sorted(after))
+    assert sorted(dialogue.belief) == pytest.approx(sorted(after))
     assert dialogue.ids(4) == [f"c{at}" for at in np.argsort(-after, kind="stable")]
     assert dialogue.ids(6)[4:] == ["c4", "c5"] and dialogue.ids(99) == dialogue.ids(6)
     assert [dialogue.rank_of(id) for id in dialogue.ids(6)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_question_is_chosen_for_the_pool_that_the_belief_has_then() -> None:
+    seen = []
+
+    class Asks:
+        def ask(self, state):
+            seen.append((list(state.ids), state.probabilities))
+            return Question("?", ("yes", "no"), f"colour={['red', 'blue'][state.round % 2]}")
+
+    table = colours(9)
+    own = AttributeQuestioner(table, AnswerChannel.of_noise(6, error=0.1))
+    loop = InteractiveSession(Fixed([-n / 10 for n in range(9)]), Asks(), likelihood=own, pool=3, temperature=1.0)
+    dialogue = loop.start("q")
+    dialogue.answer("no")  # not c0, c3 and c6
+    dialogue.answer("yes")  # c2, c5 or c8
+    assert [ids for ids, _ in seen] == [["c0", "c1", "c2"], ["c1", "c2", "c4"], ["c2", "c5", "c8"]]
+    assert all(probabilities.sum() == pytest.approx(1) for _, probabilities in seen)
+    assert dialogue.belief.sum() == pytest.approx(1) and len(dialogue.belief) == 9
+
+
 def test_ranks_of_ties_are_in_the_middle() -> None:
     dialogue = session(9).start("q")
     assert {dialogue.rank_of(f"c{number}") for number in range(9)} == {5.0}
-    dialogue = session(6, [1.0, 1.0, 0.5, 0.5, 0.5, 0.1], pool=3).start("q")
+    dialogue = session(6, [1.0, 1.0, 0.5, 0.5, 0.5, 0.1], depth=3).start("q")
     assert [dialogue.rank_of(f"c{number}") for number in range(6)] == [1.5, 1.5, 3.0, 4.5, 4.5, 6.0]
     assert dialogue.ids(3) == ["c0", "c1", "c2"]  # of equal ones the lowest id is in the pool
 
 
 def test_what_was_not_retrieved_stands_behind_all_that_was() -> None:
     away = -np.inf
-    dialogue = session(6, [0.3, away, 0.2, away, 0.1, away], pool=2).start("q")
+    dialogue = session(6, [0.3, away, 0.2, away, 0.1, away], depth=2).start("q")
     assert [dialogue.rank_of(f"c{number}") for number in range(6)] == [1, 5, 2, 5, 3, 5]
     assert dialogue.ids(6) == ["c0", "c2", "c4"]
     with pytest.raises(DataError, match="retrieved no candidate"):
@@ -136,13 +155,13 @@ def test_a_no_changes_the_belief_and_not_the_text() -> None:
         heard.clear()
         loop = InteractiveSession(TextRanker(Words(), joined_text), questioner, believed=believed)  # type: ignore[arg-type]
         dialogue = loop.start("a thing")
-        before = dialogue.probabilities.max()
+        before = dialogue.belief.max()
         dialogue.answer("no")
-        assert (dialogue.probabilities.max() > before + 1e-9) == changes[0]
+        assert (dialogue.belief.max() > before + 1e-9) == changes[0]
         assert heard == ["a thing"]  # the same text is not scored twice
-        before = dialogue.probabilities.max()
+        before = dialogue.belief.max()
         dialogue.answer("yes")
-        assert (dialogue.probabilities.max() > before + 1e-9) == changes[1]
+        assert (dialogue.belief.max() > before + 1e-9) == changes[1]
         assert heard[-1] == f"a thing, {dialogue.turns[1].question.text} yes"
 
 
@@ -185,7 +204,14 @@ def test_what_cannot_be_meant_is_refused() -> None:
         loop.start("q", success_at=3)
     with pytest.raises(DataError, match="none of the"):
         loop.start("q").rank_of("z")
-    for arguments in ({"pool": 0}, {"temperature": 0}, {"believed": "yes"}, {"confidence": 0}, {"max_rounds": -1}):
+    for arguments in (
+        {"pool": 0},
+        {"depth": 0},
+        {"temperature": 0},
+        {"believed": "yes"},
+        {"confidence": 0},
+        {"max_rounds": -1},
+    ):
         with pytest.raises(ValueError):
             session(9, **arguments)
     with pytest.raises(ValueError, match="no candidates"):
