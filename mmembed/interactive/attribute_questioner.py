@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from mmembed.interactive.questions import Answer, DialogueState, Question, Turn
 Kind = Literal["yes_no", "choice"]
 
 _DIGITS = 9  # gains that differ less are equal, and the name decides
+_KEPT_NUMBERS = 2**23  # of a table up to this size what is reckoned with is kept whole: 64 MiB an array
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class AttributeQuestioner:
         self.wording = wording or Wording()
         self._slot_of = [slot for slot in table.slots for _ in slot.values]
         self._last: _Pool | None = None
+        self._whole: _Pool | None = None
 
     def ask(self, state: DialogueState) -> Question | None:
         """The question with the highest gain, or None where no gain reaches `min_gain`."""
@@ -147,11 +149,21 @@ class AttributeQuestioner:
         return false + (true - false) * holds
 
     def _pool(self, rows: NDArray[np.int64]) -> _Pool:
-        if self._last is None or not np.array_equal(self._last.rows, rows):
-            values = self.table.filled(rows)
-            yes = self.channel.yes(values)
-            self._last = _Pool(rows, values, yes, binary_entropy(yes))
+        if self._last is not None and np.array_equal(self._last.rows, rows):
+            return self._last
+        if len(self.table) * len(self.table.attributes) <= _KEPT_NUMBERS:
+            if self._whole is None:
+                self._whole = self._reckoned(np.arange(len(self.table)))
+            whole = self._whole
+            self._last = _Pool(rows, whole.values[rows], whole.yes[rows], whole.entropy[rows])
+        else:
+            self._last = self._reckoned(rows)
         return self._last
+
+    def _reckoned(self, rows: NDArray[np.int64]) -> _Pool:
+        values = self.table.filled(rows)
+        yes = self.channel.yes(values)
+        return _Pool(rows, values, yes, binary_entropy(yes))
 
     def _yes_no(
         self, belief: NDArray[np.float64], pool: _Pool, turns: Sequence[Turn]
@@ -221,11 +233,23 @@ class AttributeQuestioner:
             values = [slot.values[number] for number in options]
             text, words = self.wording.choice_text(slot.name), self.wording.value_words(slot.name, values)
             return Question(text, words, attribute, float(gain), {**about, "kind": "choice", "values": values})
+        return self.yes_no_question(attribute, float(gain), about)
+
+    def yes_no_question(self, attribute: str, score: float | None, provenance: Mapping[str, Any]) -> Question:
+        """The question whether an attribute of the table holds.
+
+        Args:
+            attribute: such as "colour=red".
+            score: what is expected of it.
+            provenance: how it came about.
+
+        Returns:
+            The question, in the questioner's words.
+        """
         slot = self._slot_of[self.table.attributes.index(attribute)]
-        value = attribute[len(slot.name) + 1 :]
-        text = self.wording.yes_no_text(slot.name, value)
-        words = (self.wording.yes, self.wording.no)
-        return Question(text, words, attribute, float(gain), {**about, "kind": "yes_no"})
+        text = self.wording.yes_no_text(slot.name, attribute[len(slot.name) + 1 :])
+        options = (self.wording.yes, self.wording.no)
+        return Question(text, options, attribute, score, {**provenance, "kind": "yes_no"})
 
 
 def binary_entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

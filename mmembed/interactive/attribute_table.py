@@ -71,14 +71,14 @@ class AttributeTable:
             raise DataError("an id or a slot stands twice; each is named once", file="attributes")
         if len(self.slots) != len(columns):
             raise DataError(f"{len(columns)} columns for {len(self.slots)} slots", file="attributes")
-        self._columns = [_checked(slot, np.asarray(column), len(self.ids)) for slot, column in zip(self.slots, columns)]
+        self.columns = [_checked(slot, np.asarray(column), len(self.ids)) for slot, column in zip(self.slots, columns)]
         self.attributes = [attribute for slot in self.slots for attribute in slot.attributes]
         self._places = {attribute: place for place, attribute in enumerate(self.attributes)}
         if len(self._places) < len(self.attributes):
             raise DataError("a value stands twice in a slot", file="attributes")
         starts = np.cumsum([0, *(len(slot.values) for slot in self.slots)])
         self.slices = {slot.name: slice(*pair) for slot, pair in zip(self.slots, zip(starts, starts[1:]))}
-        self.base_rates = np.concatenate([np.zeros(0), *map(_base_rates, self.slots, self._columns)])
+        self.base_rates = np.concatenate([np.zeros(0), *map(_base_rates, self.slots, self.columns)])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -106,7 +106,7 @@ class AttributeTable:
     def probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """P(the attribute holds) of some candidates: float32 (len(rows), attributes), NaN where it is not known."""
         found = np.empty((len(rows), len(self.attributes)), dtype=np.float32)
-        for slot, column in zip(self.slots, self._columns):
+        for slot, column in zip(self.slots, self.columns):
             part = column[rows]
             if part.ndim == 1:
                 block = (part[:, None] == np.arange(len(slot.values))).astype(np.float32)
@@ -124,7 +124,7 @@ class AttributeTable:
     def column(self, place: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """One attribute of `filled`: float64 (len(rows),)."""
         slot = next(slot for slot in self.slots if self.slices[slot.name].start <= place < self.slices[slot.name].stop)
-        column = self._columns[self.slots.index(slot)]
+        column = self.columns[self.slots.index(slot)]
         number = place - self.slices[slot.name].start
         if column.ndim == 1:
             found = (column[rows] == number).astype(np.float64)
@@ -144,7 +144,7 @@ class AttributeTable:
             if name not in known:
                 raise DataError(f"no attribute {name!r}{did_you_mean(name, known)} There are {known[:20]}")
         kept = [known.index(name) for name in slots]
-        return AttributeTable(self.ids, [self.slots[at] for at in kept], [self._columns[at] for at in kept])
+        return AttributeTable(self.ids, [self.slots[at] for at in kept], [self.columns[at] for at in kept])
 
     @classmethod
     def from_items(

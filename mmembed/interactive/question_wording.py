@@ -16,6 +16,12 @@ _TEMPLATES = {
     "zh": ("它的{slot}是{value}吗？", "它的{slot}是哪一种？", "是", "不是", "其他", "不知道"),
     "ru": ("Верно ли: {slot} – {value}?", "Что из этого верно: {slot}?", "да", "нет", "другое", "не знаю"),
 }
+# About a concept: whether any of several things is true of it, see `mmembed.interactive.attribute_concepts`.
+_ANY = {
+    "en": "Does any of these fit: {value}?",
+    "zh": "其中有符合的吗：{value}？",
+    "ru": "Подходит ли что-нибудь из этого: {value}?",
+}
 # What the drawn catalogue calls its columns, and shops theirs.
 _SLOTS = {
     "category": ("category", "类别", "категория"),
@@ -69,7 +75,8 @@ class Wording:
 
     def yes_no_text(self, slot: str, value: str) -> str:
         """A question about one value."""
-        template = self.yes_no.get(slot) or self.yes_no.get("") or self._own[0]
+        general = _ANY[self.language] if slot == "concept" else self.yes_no.get("") or self._own[0]
+        template = self.yes_no.get(slot) or general
         return template.format(slot=self.slot_word(slot), value=self.value_word(slot, value))
 
     def choice_text(self, slot: str) -> str:
