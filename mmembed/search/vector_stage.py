@@ -12,6 +12,7 @@ from mmembed.embeddings import Embeddings
 from mmembed.search.nearest import ExactSearch, exact_scores
 from mmembed.search.queries import Query, encode_queries, unit_rows
 from mmembed.search.query_expansion import Rocchio
+from mmembed.search.ranked_search import CANDIDATES_AT_ONCE, SPARE, ranked
 from mmembed.search.vectors import VectorRows
 from mmembed.search.word_stage import as_one
 
@@ -57,18 +58,19 @@ class ExactVectors:
             known = self.embeddings._rows
             mask = np.zeros(len(self.embeddings), dtype=bool)
             mask[[known[id] for id in allowed if id in known]] = True
-        few = min(k, len(self.embeddings) if mask is None else int(mask.sum()))
-        if not few or not len(queries):
+        count = len(self.embeddings) if mask is None else int(mask.sum())
+        few = min(k, count)
+        found: list[dict[str, float]] = []
+        if not few:
             return [{} for _ in queries]
-        _, rows = ExactSearch(self.rows, mask).search(queries, few)
-        owners = np.repeat(np.arange(len(queries)), few)
-        scores = exact_scores(queries, self.rows, owners, rows.ravel()).reshape(rows.shape)
-        order = np.lexsort((self.place[rows], -scores), axis=1)
-        ids = self.embeddings.ids
-        return [
-            {ids[row]: float(score) for row, score in zip(own_rows[best].tolist(), own_scores[best].tolist())}
-            for own_rows, own_scores, best in zip(rows, scores, order)
-        ]
+        searcher = ExactSearch(self.rows, mask)
+        at_once = max(1, CANDIDATES_AT_ONCE // (few + SPARE))
+        for start in range(0, len(queries), at_once):
+            some = queries[start : start + at_once]
+            best = ranked(some, few, searcher, self.rows, count=count, allowed=mask, place=self.place)
+            for scores, rows in zip(*best, strict=True):
+                found.append({self.embeddings.ids[row]: score for row, score in zip(rows.tolist(), scores.tolist())})
+        return found
 
 
 def search_vectors(
