@@ -35,6 +35,7 @@ VERBS = {
     "train-reranker": Verb(
         "mmembed.jobs.train_reranker", "main", "train a reranker over the candidates of a first stage"
     ),
+    "index": Verb("mmembed.jobs.index", "main", "build a search index, and measure what its compression keeps"),
     "mine": Verb("mmembed.jobs.mine", "main", "find hard negatives for pairs"),
     "synthesize": Verb(
         "mmembed.jobs.synthesize", "main", "make training pairs: questions of documents, negatives of queries"

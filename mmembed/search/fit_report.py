@@ -233,6 +233,8 @@ def fit_report(
     wanted = [IndexSettings("flat"), *(one for one in wanted if one != IndexSettings("flat"))]
     for one in wanted:
         one.filled(len(documents), vectors.shape[1])  # what does not go is said before the work
+    if any("int8" in (one.precision, one.rescore) for one in wanted):
+        import sentence_transformers.util  # noqa: F401  # takes seconds, which are no part of building
     rows: list[FitRow] = []
     exact: list[dict[str, float]] = []
     of_exact = np.zeros(0)
