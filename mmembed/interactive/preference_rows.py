@@ -6,7 +6,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, List, Value, load_dataset
@@ -87,43 +88,99 @@ def preference_rows(
         ImageError: a picture cannot be read.
     """
     by_key = {one.key: one for one in states}
-    encoded: dict[str, dict[str, Any]] = {}
-    prompts: dict[str, tuple[DialogueState, list[str], list[dict[str, Any]]]] = {}
-    rows = []
-    for pair in pairs:
-        key = pair.state.key
+    pairs = list(pairs)
+    wanted = dict.fromkeys(pair.state.key for pair in pairs)
+    for key in wanted:
         if key not in by_key:
             raise DataError(f"no state {key!r} for a pair of it", file="states")
-        if key not in prompts:
-            seen, pictures, captions = views.shown(by_key[key].state, num_shown)
-            options = differ_in(by_key[key].state) if differ_in is not None else ()
-            (message,) = question_messages(seen, captions=captions, options=options, instructions=instructions)
-            content = without_blocks(message["content"], len(pictures))
-            for id, picture in zip(seen.shown, pictures):
-                if id not in encoded:
-                    encoded[id] = {"bytes": _encoded(picture), "path": None}
-            prompts[key] = seen, list(seen.shown[: len(pictures)]), [{"role": "user", "content": content}]
-        seen, pictured, prompt = prompts[key]
+    prompts = state_prompts(
+        [by_key[key] for key in wanted], views, num_shown=num_shown, differ_in=differ_in, instructions=instructions
+    )
+    rows = []
+    for pair in pairs:
+        asked = prompts[pair.state.key]
         rows.append(
             {
-                "prompt": [
-                    {**message, "content": [_block(block) for block in message["content"]]} for message in prompt
-                ],
-                "images": [encoded[id] for id in pictured],
-                "state": key,
+                "prompt": asked.messages,
+                "images": asked.images,
+                "state": pair.state.key,
                 "target": pair.state.target_id,
                 "target_key": (target_keys or {}).get(pair.state.target_id, pair.state.target_id),
-                "target_shown": pair.state.target_id in seen.shown,
-                "query": seen.query,
-                "round": seen.round,
-                "shown": list(seen.shown),
+                "target_shown": pair.state.target_id in asked.shown,
+                "query": by_key[pair.state.key].state.query,
+                "round": by_key[pair.state.key].state.round,
+                "shown": list(asked.shown),
                 "rank_before": pair.state.rank,
-                "seed": seen.seed,
+                "seed": by_key[pair.state.key].state.seed,
                 **_side("chosen", pair.chosen),
                 **_side("rejected", pair.rejected),
             }
         )
     return Dataset.from_dict({name: [row[name] for row in rows] for name in PAIR_FEATURES}, features=PAIR_FEATURES)
+
+
+@dataclass(frozen=True)
+class StatePrompt:
+    """What a model is asked in a state.
+
+    Args:
+        messages: the conversation, each block with the keys `type` and `text`.
+        images: encoded, one for each image block.
+        shown: ids of the candidates that are seen or called something.
+    """
+
+    messages: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+    shown: Sequence[str]
+
+
+def state_prompts(
+    states: Iterable[PreferenceState],
+    views: CandidateViews,
+    *,
+    num_shown: int = 5,
+    differ_in: Callable[[DialogueState], Sequence[str]] | None = None,
+    instructions: str = INSTRUCTIONS,
+) -> dict[str, StatePrompt]:
+    """The prompt of each state, as `VisionLanguageQuestioner` asks with it.
+
+    Args:
+        states, views, num_shown, differ_in, instructions: as of `preference_rows`.
+
+    Returns:
+        By the state's key.
+    """
+    encoded: dict[str, dict[str, Any]] = {}
+    found = {}
+    for one in states:
+        seen, pictures, captions = views.shown(one.state, num_shown)
+        options = differ_in(one.state) if differ_in is not None else ()
+        (message,) = question_messages(seen, captions=captions, options=options, instructions=instructions)
+        content = [_block(block) for block in without_blocks(message["content"], len(pictures))]
+        for id, picture in zip(seen.shown, pictures):
+            if id not in encoded:
+                encoded[id] = {"bytes": _encoded(picture), "path": None}
+        images = [encoded[id] for id in seen.shown[: len(pictures)]]
+        found[one.key] = StatePrompt([{**message, "content": content}], images, seen.shown)
+    return found
+
+
+def prompt_rows(prompts: Mapping[str, StatePrompt]) -> Dataset:
+    """Prompts alone as rows, for training by a reward.
+
+    Args:
+        prompts: by the state's key.
+
+    Returns:
+        Columns `prompt`, `images` and `state`.
+    """
+    features = Features({name: PAIR_FEATURES[name] for name in ("prompt", "images", "state")})
+    columns = {
+        "prompt": [one.messages for one in prompts.values()],
+        "images": [one.images for one in prompts.values()],
+        "state": list(prompts),
+    }
+    return Dataset.from_dict(columns, features=features)
 
 
 def write_preference_rows(rows: Dataset, path: str | os.PathLike[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from safetensors import SafetensorError
 from transformers.trainer_utils import rotate_checkpoints
@@ -115,12 +116,12 @@ class PreferenceTrainer(DPOTrainer):
 
     Before the first step the rows, the processor, the arguments, the adapter's place and a batch of the longest rows are
     checked (`preference_checks`). The reference is what the model is when the trainer is made: below a new adapter the
-    model itself, in full training a copy. TRL computes its log-probabilities anew in every step, and refuses to compute
+    model itself, of a model that has an adapter a frozen copy of it, in full training a copy of all. TRL computes its log-probabilities anew in every step, and refuses to compute
     them once for images; here they are computed once over all rows, with the collator's own batches, and the copy is then
     let go.
 
     Args:
-        model: a transformers model of images and texts.
+        model: a transformers model of images and texts, or a `PeftModel` whose adapter goes on learning.
         args: from `preference_arguments`.
         train_dataset: pairs, see `preference_rows`; columns of provenance are left out.
         processing_class: the model's processor.
@@ -161,10 +162,10 @@ class PreferenceTrainer(DPOTrainer):
         train_dataset = plain_rows(train_dataset, processing_class)
         collator = PairCollator(processor=processing_class, max_length=args.max_length)
         check_preference_batch(collator([dict(row) for row in probe_rows(train_dataset)]), model)
-        self._precomputed = False
+        adapted = adapter is not None or is_peft_model(model)
         super().__init__(
             model,
-            ref_model=None if adapter is not None else copy.deepcopy(model),
+            ref_model=None if adapted else copy.deepcopy(model),
             args=args,
             data_collator=collator,
             train_dataset=train_dataset,
