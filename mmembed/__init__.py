@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from mmembed.evaluation.zero_shot import evaluate_zero_shot
     from mmembed.export.evaluation_results import write_evaluation_results
     from mmembed.export.hub import push_to_hub, save_model
+    from mmembed.export.onnx import export_onnx, quantize_onnx
+    from mmembed.export.onnx_embedder import OnnxEmbedder
     from mmembed.images import load_image
     from mmembed.interactive.attribute_questioner import AttributeQuestioner
     from mmembed.interactive.endpoint_questioner import EndpointQuestioner
@@ -77,11 +79,13 @@ _HOMES = {
     "encode_dataset": "mmembed.dataset_encoding",
     "encode_items": "mmembed.encode",
     "MatchingRule": "mmembed.evaluation.matching_rule",
+    "OnnxEmbedder": "mmembed.export.onnx_embedder",
     "evaluate_matching": "mmembed.evaluation.matching",
     "evaluate_probes": "mmembed.evaluation.probes",
     "evaluate_retrieval": "mmembed.evaluation.retrieval",
     "evaluate_rounds": "mmembed.evaluation.rounds",
     "evaluate_zero_shot": "mmembed.evaluation.zero_shot",
+    "export_onnx": "mmembed.export.onnx",
     "fit_matching": "mmembed.evaluation.matching_fit",
     "load_image": "mmembed.images",
     "load_model": "mmembed.models.loading",
@@ -89,6 +93,7 @@ _HOMES = {
     "mine_hard_negatives": "mmembed.mining.hard_negatives",
     "mteb_model": "mmembed.bridges.mteb",
     "push_to_hub": "mmembed.export.hub",
+    "quantize_onnx": "mmembed.export.onnx",
     "read_collection": "mmembed.data.named_formats",
     "read_embeddings": "mmembed.embedding_formats",
     "read_items": "mmembed.data.reading",
@@ -119,6 +124,7 @@ __all__ = [
     "Index",
     "InteractiveSession",
     "MatchingRule",
+    "OnnxEmbedder",
     "SearchPipeline",
     "Stage",
     "VisionLanguageQuestioner",
@@ -135,6 +141,7 @@ __all__ = [
     "evaluate_retrieval",
     "evaluate_rounds",
     "evaluate_zero_shot",
+    "export_onnx",
     "fit_matching",
     "load_image",
     "load_model",
@@ -142,6 +149,7 @@ __all__ = [
     "mine_hard_negatives",
     "mteb_model",
     "push_to_hub",
+    "quantize_onnx",
     "read_collection",
     "read_embeddings",
     "read_items",

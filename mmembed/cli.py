@@ -47,8 +47,10 @@ VERBS = {
     "convert-data": Verb("mmembed.jobs.convert_data", "main", "read data in one format and write it in another"),
     "status": Verb("mmembed.jobs.status", "main", "show how far a run is: stages, step, rate, time left, last metrics"),
     "catalogue": Verb("mmembed.jobs.catalogue", "main", "write a drawn demonstration catalogue to a folder"),
+    "export": Verb("mmembed.jobs.export", "main", "write ONNX graphs that give what the model gives"),
     "push": Verb("mmembed.jobs.push", "main", "publish a model on the Hub, or see what would be published"),
     "serve": Verb("mmembed.jobs.serve", "main", "answer over HTTP: encode, search, rerank, OpenAI's embeddings"),
+    "browse": Verb("mmembed.jobs.browse", "main", "open a page over an index, or one that asks back"),
     "env": Verb("mmembed.jobs.env", "main", "print the versions that a bug report needs"),
 }
 

@@ -144,7 +144,7 @@ class BlipBiEncoderModel(PreTrainedModel):
         Raises:
             ValueError: If texts and images differ in number.
         """
-        if len(input_ids) != len(pixel_values):
+        if input_ids.shape[0] != pixel_values.shape[0]:
             raise ValueError(f"{len(input_ids)} texts and {len(pixel_values)} images; fused rows have one of each.")
         text = self.get_text_features(input_ids, attention_mask).pooler_output
         return BaseModelOutputWithPooling(

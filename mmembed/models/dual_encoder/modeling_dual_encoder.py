@@ -218,7 +218,7 @@ class DualEncoderModel(PreTrainedModel):
             return tokens[:, 0]
         if self.config.text_pooling == "last":
             last = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(dim=1)
-            return tokens[torch.arange(len(tokens), device=tokens.device), last]
+            return tokens[torch.arange(tokens.shape[0], device=tokens.device), last]
         return _mean(tokens, attention_mask)
 
     # --- image --------------------------------------------------------------------------------------------------
@@ -498,7 +498,7 @@ class DualEncoderModel(PreTrainedModel):
         Raises:
             ValueError: If the model has no fusion.
         """
-        if len(input_ids) != len(pixel_values):
+        if input_ids.shape[0] != pixel_values.shape[0]:
             raise ValueError(f"{len(input_ids)} texts and {len(pixel_values)} images; fused rows have one of each.")
         text = self._text(input_ids, attention_mask, token_type_ids)
         return BaseModelOutputWithPooling(pooler_output=self._fused(text, self._image(pixel_values)))

@@ -144,7 +144,7 @@ class VisualizedBGEModel(PreTrainedModel):
             `pooler_output` (images, hidden_size), L2-normalised, and `last_hidden_state` (images, tokens, hidden_size) of
             [first token][image tokens][rest of the empty text].
         """
-        ids, mask = self._empty_texts(len(pixel_values), len(self.config.empty_text_ids))
+        ids, mask = self._empty_texts(pixel_values.shape[0], len(self.config.empty_text_ids))
         return self._image_rows(ids, mask, self.image_tokens(pixel_values, patch_indices))
 
     def image_tokens(self, pixel_values: Tensor, patch_indices: Tensor | None = None) -> Tensor:
@@ -207,7 +207,7 @@ class VisualizedBGEModel(PreTrainedModel):
         Raises:
             ValueError: If texts and images differ in number, or both together are longer than the positions.
         """
-        if len(input_ids) != len(pixel_values):
+        if input_ids.shape[0] != pixel_values.shape[0]:
             raise ValueError(f"{len(input_ids)} texts and {len(pixel_values)} images; fused rows have one of each.")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return self._image_rows(input_ids, mask, self.image_tokens(pixel_values, patch_indices))
@@ -219,7 +219,7 @@ class VisualizedBGEModel(PreTrainedModel):
         silent = ~mask.bool().any(dim=1, keepdim=True)  # (rows, 1)
         width = max(mask.shape[1], len(self.config.empty_text_ids))
         padding = (0, width - mask.shape[1])
-        empty_ids, empty_mask = self._empty_texts(len(ids), width)
+        empty_ids, empty_mask = self._empty_texts(ids.shape[0], width)
         ids = torch.where(silent, empty_ids, F.pad(ids, padding, value=self.config.text_config.pad_token_id or 0))
         mask = torch.where(silent, empty_mask.to(mask.dtype), F.pad(mask, padding))
 
@@ -227,14 +227,14 @@ class VisualizedBGEModel(PreTrainedModel):
         positions = torch.arange(count + width, device=ids.device)
         text = embeddings(
             input_ids=ids,
-            position_ids=torch.cat([positions[:1], positions[count + 1 :]]).expand(len(ids), -1),
+            position_ids=torch.cat([positions[:1], positions[count + 1 :]]).expand(ids.shape[0], -1),
             token_type_ids=torch.zeros_like(ids),
         )
         # Neither a token type nor dropout, as in the original.
         image = embeddings.LayerNorm(image + embeddings.position_embeddings(positions[1 : count + 1]))
         hidden = torch.cat([text[:, :1], image, text[:, 1:]], dim=1)
         # The first token is always there.
-        mask = torch.cat([mask.new_ones(len(mask), count), mask], dim=1)
+        mask = torch.cat([mask.new_ones(mask.shape[0], count), mask], dim=1)
         # The original adds -65504 to padding's scores, in every precision: after the softmax that is zero too.
         allowed = create_bidirectional_mask(config=self.text_model.config, inputs_embeds=hidden, attention_mask=mask)
         hidden = self.text_model.encoder(hidden, attention_mask=allowed).last_hidden_state
