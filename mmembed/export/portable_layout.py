@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
+from mmembed.export.onnx_files import MANIFEST
 from mmembed.export.published_files import Source
 from mmembed.models.folder_checks import read_json
 
@@ -69,6 +70,8 @@ def portable_layout(files: Mapping[str, Source]) -> dict[str, Source]:
         >>> json.loads(files["1_Pooling/config.json"])["pooling_mode_mean_tokens"]
         True
     """
+    if MANIFEST in files:
+        return _export_layout(files)
     contents = {
         path: content_of(files, path) for path in files if path.endswith(("config.json", "modules.json", _VERSIONS))
     }
@@ -85,6 +88,15 @@ def portable_layout(files: Mapping[str, Source]) -> dict[str, Source]:
         if content != contents[path]:
             written[path] = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
     return written
+
+
+def _export_layout(files: Mapping[str, Source]) -> dict[str, Source]:
+    """An ONNX export is published as it is, for its manifest holds the hash of every file; a folder's name goes from it."""
+    about = content_of(files, MANIFEST)
+    if not isinstance(about, dict) or not _is_place(about.get("model")):
+        return dict(files)
+    about["model"] = re.split(r"[/\\]", str(about.get("model") or "").rstrip("/\\"))[-1]
+    return {**files, MANIFEST: (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode("utf-8")}
 
 
 def is_of_texts_alone(files: Mapping[str, Source]) -> bool:

@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from mmembed.export.card import CardFacts, write_card
 from mmembed.export.card_reading import read_card
 from mmembed.export.hub_results import FOLDER, HUB_ID
+from mmembed.export.onnx_files import MANIFEST
 from mmembed.export.portable_layout import content_of, least_versions
 from mmembed.export.published_files import PublishError, Source
 from mmembed.pages import escape_markdown, markdown_table
@@ -163,7 +164,9 @@ def _written(files: Mapping[str, Source], facts: CardFacts) -> dict[str, bytes]:
         write_card(folder, facts)
         new = [path for path in folder.rglob("*") if path.is_file() and path not in kept]
         found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in new}
-    if _is_reranker(files):
+    if MANIFEST in files:
+        found[CARD] = _export_card(files, facts)
+    elif _is_reranker(files):
         found[CARD] = _reranker_card(facts)
     return found
 
@@ -192,22 +195,58 @@ def _is_reranker(files: Mapping[str, Source]) -> bool:
 
 
 def _reranker_card(facts: CardFacts) -> bytes:
+    example = (
+        "from sentence_transformers import CrossEncoder\n\n"
+        'model = CrossEncoder("path/to/this/folder")\n'
+        'ranking = model.rank("a query", ["a candidate", "another"])'
+    )
+    what = "A scorer of pairs: how well does a candidate answer a query?"
+    return _short_card(facts, "sentence-transformers", "text-ranking", _RERANKER_TAGS, what, example)
+
+
+def _export_card(files: Mapping[str, Source], facts: CardFacts) -> bytes:
+    about = content_of(files, MANIFEST) or {}
+    reranks = about.get("kind") == "reranker"
+    name = "OnnxReranker" if reranks else "OnnxEmbedder"
+    verbs = sorted({str(graph.get("verb")) for graph in about.get("graphs") or [] if isinstance(graph, dict)})
+    repo_id = facts.model_id or "owner/name"
+    call = (
+        'ranking = model.rank("a query", ["a candidate", "another"])'
+        if reranks
+        else 'texts = model.encode(["a red dress", "a blue mug"])'
+        if "text" in verbs
+        else "images = model.encode([photo])  # a PIL image"
+    )
+    example = (
+        f"from huggingface_hub import snapshot_download\n\nfrom mmembed.export.onnx_embedder import {name}\n\n"
+        f"folder = snapshot_download({json.dumps(repo_id)}, local_dir={json.dumps(facts.name)})  # files, not links\n"
+        f"model = {name}(folder)\n{call}"
+    )
+    what = (
+        f"ONNX graphs ({', '.join(verbs)}) that mmembed exported; before each was kept, its numbers were compared with the "
+        "model's on real rows (`parity.txt`). `mmembed_onnx.json` names inputs, outputs and the SHA-256 of every file."
+    )
+    task = "text-ranking" if reranks else "feature-extraction"
+    return _short_card(facts, "mmembed", task, ["onnx", "mmembed"], what, example)
+
+
+def _short_card(facts: CardFacts, library: str, task: str, tags: Sequence[str], what: str, example: str) -> bytes:
+    """A card of what little is known of a folder."""
     front: dict[str, Any] = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "text-ranking",
-        "tags": list(dict.fromkeys([*_RERANKER_TAGS, *facts.tags])),
+        "library_name": library,
+        "pipeline_tag": task,
+        "tags": list(dict.fromkeys([*tags, *facts.tags])),
         "language": list(facts.languages),
         "license": facts.license,
     }
     head = yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False, allow_unicode=True)
     lines = [
         f"# {escape_markdown(facts.name)}",
-        "A scorer of pairs: how well does a candidate answer a query?",
+        what,
         "## Use",
-        "```python\nfrom sentence_transformers import CrossEncoder\n\n"
-        'model = CrossEncoder("path/to/this/folder")\n'
-        'ranking = model.rank("a query", ["a candidate", "another"])\n```',
+        f"```python\n{example}\n```",
         escape_markdown(facts.description),
+        *(["## Limitations", escape_markdown(facts.limitations)] if facts.limitations else []),
     ]
     body = "\n\n".join(line for line in lines if line)
     return f"---\n{head}---\n\n{body}\n".encode()

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from mmembed.export.onnx_files import MANIFEST, check_files, read_export
 from mmembed.models.folder_checks import check_model_folder, read_json
 
 Source = Path | bytes  # of a published file: where it lies, or what it holds
@@ -28,6 +29,7 @@ _NAMES = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|CITATION)[\w.-]*")
 _FOLDERS = re.compile(r"checkpoint-\d+|runs|logs|wandb|__pycache__|\..*")
 _TRAINING = frozenset({"trainer_state.json", "training_args.json", "metrics.json", "progress.json"})
 _RESULTS = ".eval_results"
+_TOLD_OF_EXPORT = ("README.md", "parity.json", "parity.txt")
 _ROOTS = ("config.json", "modules.json", "adapter_config.json")
 _PICKLE_STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6)) + (b"PK\x03\x04", b"\x93NUMPY")
 _MOST_HEADER = 100 << 20  # bytes; what safetensors itself allows
@@ -66,6 +68,8 @@ def choose_files(folder: str | os.PathLike[str]) -> tuple[dict[str, Path], dict[
     """
     root = Path(folder)
     check_model_folder(root)
+    if (root / MANIFEST).is_file():
+        return _of_export(root)
     if not any((root / name).is_file() for name in _ROOTS) and not any(root.glob("*.onnx")):
         runs = sorted(path.parent.name for path in root.glob("*/modules.json"))
         hint = f"; did you mean {root / runs[0]}?" if runs else ""
@@ -141,6 +145,28 @@ def _reason(path: str) -> str:
     if name.startswith("."):
         return "hidden"
     return "" if suffix in _SUFFIXES else "no kind of file that a model has"
+
+
+def _of_export(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """An ONNX export has a list of its files with their hashes: these, and what is told about them."""
+    about, graphs = read_export(root)
+    check_files(root, about["files"])
+    for graph in graphs:
+        check_files(root, graph.files)
+    if not graphs:
+        raise PublishError(f"{root} is an export without a graph: its parity gate kept none")
+    named = {MANIFEST, *about["files"], *(name for graph in graphs for name in graph.files)}
+    files, left_out = {}, {}
+    for path in sorted(one for one in root.rglob("*") if one.is_file()):
+        name = path.relative_to(root).as_posix()
+        told = "/" not in name and (_NAMES.fullmatch(name) or name in _TOLD_OF_EXPORT)
+        if name in named or told or (name.startswith(f"{_RESULTS}/") and not _reason(name)):
+            files[name] = path
+        else:
+            left_out[name] = "no file of the export"
+    for name, source in files.items():
+        _check_file(name, source)
+    return files, left_out
 
 
 # --- code --------------------------------------------------------------------------------------------------------

@@ -90,13 +90,12 @@ def load_served(options: ServeOptions) -> Served:
     """
     from mmembed.apps.serve.served import Served
     from mmembed.jobs.model_choice import resolve_name
-    from mmembed.search.pipeline_files import load_reranker
 
     _check(options)
     model = None if options.model is None else _load_model(resolve_name(options.model), options.device)
     reranker = None
     if options.reranker is not None:
-        reranker = load_reranker(resolve_name(options.reranker), options.reranker_kind, device=options.device)
+        reranker = _load_reranker(resolve_name(options.reranker), options)
     pipeline = _pipeline(options, model, reranker)
     if model is None and pipeline is not None:
         model = pipeline.model
@@ -135,7 +134,6 @@ def _pipeline(options: ServeOptions, model: Any, reranker: Any) -> Any:
     if options.index is None:
         return None
     from mmembed.data.reading import read_items
-    from mmembed.search.index import Index
 
     items, reader = None, None
     if options.items is not None:
@@ -146,7 +144,7 @@ def _pipeline(options: ServeOptions, model: Any, reranker: Any) -> Any:
             reader = ImageReader(ImagePolicy(root=options.image_root))
     use = "text" if options.reranker_kind == "text" else "fused"
     return SearchPipeline(
-        index=Index.load(options.index, model=model),
+        index=_load_index(options.index, model),
         model=model,
         items=items,
         reader=reader,
@@ -158,7 +156,46 @@ def _pipeline(options: ServeOptions, model: Any, reranker: Any) -> Any:
 def _load_model(name: str, device: str | None) -> Any:
     from mmembed.models.loading import load_model
 
+    if _is_export(name):
+        from mmembed.export.onnx_embedder import OnnxEmbedder
+
+        return OnnxEmbedder(name)
     return load_model(name, device=device)
+
+
+def _load_reranker(name: str, options: ServeOptions) -> Any:
+    from mmembed.search.pipeline_files import load_reranker
+
+    if _is_export(name):
+        from mmembed.export.onnx_embedder import OnnxReranker
+
+        return OnnxReranker(name)
+    return load_reranker(name, options.reranker_kind, device=options.device)
+
+
+def _is_export(name: str) -> bool:
+    from mmembed.export.onnx_embedder import is_export
+
+    return is_export(name)
+
+
+def _load_index(folder: str, model: Any) -> Any:
+    """The index, once it is sure that its vectors are this model's, or those of the model that was exported."""
+    from mmembed.data.schema import DataError
+    from mmembed.dataset_encoding import model_fingerprint
+    from mmembed.search.index import Index
+
+    about = getattr(model, "about", None)
+    if about is None:
+        return Index.load(folder, model=model)
+    index = Index.load(folder)
+    if index.manifest.get("model_fingerprint") not in (about["model_fingerprint"], model_fingerprint(model)):
+        raise DataError(
+            "its vectors are neither of this export nor of the model that was exported; build it from one of them",
+            file=folder,
+            field="model_fingerprint",
+        )
+    return index
 
 
 def _shown(host: str) -> str:

@@ -533,3 +533,41 @@ def test_what_an_earlier_push_left_is_told_or_removed(hub, saved) -> None:
     report = pushed(hub, saved["clip"], replace=True)
     assert set(repository.files()) == {*(file.path for file in report.files), ".gitattributes"}
     assert not any("--replace" in note for note in report.notes)
+
+
+# --- exports -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory) -> Path:
+    pytest.importorskip("onnxruntime")
+    from mmembed.export.onnx import export_onnx
+
+    folder = tmp_path_factory.mktemp("export") / "onnx"
+    export_onnx(tiny_bert(), folder, show_progress_bar=False)
+    return folder
+
+
+def test_an_export_is_pushed_as_it_is_and_runs_from_the_hub(hub, export, tmp_path: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    from mmembed.export.onnx_embedder import OnnxEmbedder
+
+    folder = Path(shutil.copytree(export, tmp_path / "model"))
+    (folder / "notes.bin").write_bytes(b"x")
+    report = pushed(hub, folder, license="mit")
+    assert report.left_out == {"notes.bin": "no file of the export"}
+    assert [fit.server for fit in report.servers if fit.fits] == ["ONNX Runtime"]
+    place = snapshot_download("owner/model", local_dir=tmp_path / "there", endpoint=hub.endpoint, token=TOKEN)
+    np.testing.assert_allclose(OnnxEmbedder(place).encode(TEXTS), tiny_bert().encode(TEXTS), atol=1e-5)
+    files = hub.repositories["owner/model"].files()
+    assert b"/tmp" not in files["mmembed_onnx.json"] and b"OnnxEmbedder" in files["README.md"]
+
+
+@pytest.mark.security
+def test_an_export_that_was_changed_is_not_pushed(hub, export, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(export, tmp_path / "model"))
+    (folder / "tokenizer.json").write_bytes(b"{}")
+    with pytest.raises(ValueError, match="is not the file that was written"):
+        pushed(hub, folder)
+    assert hub.asked == []

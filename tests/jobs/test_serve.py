@@ -205,3 +205,21 @@ def test_the_options_are_told_without_anything_heavy() -> None:
     code += "print(json.dumps([m for m in ('torch', 'fastapi') if m in sys.modules]))"
     run = subprocess.run([sys.executable, "-c", f"import json\n{code}"], capture_output=True, text=True, timeout=120)
     assert run.stdout.splitlines()[-1] == "[]" and json.loads("[]") == [] and "--gather_ms" in run.stdout
+
+
+def test_an_export_serves_the_index_of_the_model_that_was_exported(shop: Path, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("onnxruntime")
+    from mmembed.export.onnx import export_onnx
+
+    model = tiny_bert()
+    export_onnx(model, tmp_path / "onnx", show_progress_bar=False)
+    vectors = np.asarray(model.encode(TEXTS, normalize_embeddings=True))
+    manifest = {"model": "bert", "model_fingerprint": model_fingerprint(model)}
+    Index.build(Embeddings([f"i{n}" for n in range(30)], vectors, manifest)).save(tmp_path / "index")
+    served = load_served(ServeOptions(model=str(tmp_path / "onnx"), index=str(tmp_path / "index")))
+    (answer, tokens), = served.run("encode", None, [[{"text": TEXTS[3]}]])  # fmt: skip
+    np.testing.assert_allclose(answer, vectors[3:4], atol=1e-5)
+    assert tokens > 0 and served.width == 16 and not served.reads("image")
+    assert served.pipeline.search([TEXTS[3]], 1)[0][0].score == pytest.approx(1, abs=1e-5)
+    assert cli(["serve", "--model", str(tmp_path / "onnx"), "--index", str(shop / "index"), "--port", "0"]) == 2
+    assert "neither of this export nor of the model that was exported" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, NoReturn
 
 from fastapi import Request
@@ -117,7 +117,7 @@ async def read_form(request: Request, limits: ServeLimits) -> tuple[list[str], l
 
     body = await read_body(request, limits)
 
-    async def whole() -> AsyncIterator[bytes]:
+    async def whole() -> AsyncGenerator[bytes, None]:
         yield body
 
     try:
