@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mmembed.bridges.elasticsearch import search_elasticsearch, write_elasticsearch
+    from mmembed.bridges.lancedb import search_lancedb, write_lancedb
     from mmembed.bridges.mteb import mteb_model
+    from mmembed.bridges.qdrant import search_qdrant, write_qdrant
     from mmembed.chat_endpoint import ChatEndpoint
     from mmembed.conversion.converting import convert_checkpoint
     from mmembed.data.catalogue import demo_catalogue
@@ -109,6 +112,12 @@ _HOMES = {
     "write_evaluation_results": "mmembed.export.evaluation_results",
     "write_items": "mmembed.data.writing",
     "write_pairs": "mmembed.data.writing",
+    "search_elasticsearch": "mmembed.bridges.elasticsearch",
+    "search_lancedb": "mmembed.bridges.lancedb",
+    "search_qdrant": "mmembed.bridges.qdrant",
+    "write_elasticsearch": "mmembed.bridges.elasticsearch",
+    "write_lancedb": "mmembed.bridges.lancedb",
+    "write_qdrant": "mmembed.bridges.qdrant",
 }
 
 # Written out, so that type checkers and editors see the names; tests/test_init.py holds it to _HOMES.
@@ -157,14 +166,20 @@ __all__ = [
     "rerank",
     "run_stages",
     "save_model",
+    "search_elasticsearch",
+    "search_lancedb",
+    "search_qdrant",
     "split_by_group",
     "synthesize_questions",
     "synthesize_rerank_pairs",
     "write_collection",
+    "write_elasticsearch",
     "write_embeddings",
     "write_evaluation_results",
     "write_items",
+    "write_lancedb",
     "write_pairs",
+    "write_qdrant",
 ]
 
 

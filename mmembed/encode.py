@@ -87,7 +87,7 @@ def encode_items(
     in_steps = _runs_in_steps(model)
     if prompt is None and in_steps and model.default_prompt_name is not None:
         prompt = model.prompts.get(model.default_prompt_name)
-    prepare = partial(_prepared, model, prompt, batch_size, stored is not None) if in_steps else partial(_inputs, model)
+    prepare = partial(_prepared, model, prompt, batch_size, stored is not None) if in_steps else partial(model_inputs, model)
     rows = ItemRows(items, use, reader if with_images else None, prepare)
     size = batch_size if in_steps or with_images else batch_size * _TEXTS_A_CALL
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
@@ -139,7 +139,7 @@ def _runs_in_steps(model: Any) -> bool:
     return isinstance(model, SentenceTransformer) and getattr(model, "_distributed_inference", None) is None
 
 
-def _inputs(model: Any, rows: list[dict[str, Any]]) -> list[Any]:
+def model_inputs(model: Any, rows: list[dict[str, Any]]) -> list[Any]:
     """Rows as the model takes them: a module of tokens alone, and what is no SentenceTransformer, texts as strings."""
     if isinstance(model, SentenceTransformer) and isinstance(model[0], Transformer):
         return rows
@@ -154,7 +154,7 @@ def _prepared(
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     if stored:
         return [with_activations(part, preprocess) for part in parts]
-    return [preprocess(_inputs(model, part)) for part in parts]
+    return [preprocess(model_inputs(model, part)) for part in parts]
 
 
 @torch.inference_mode()
