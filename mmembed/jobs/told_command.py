@@ -35,7 +35,7 @@ def told_command(verb: str, options: Any, *, extra: Mapping[str, Any] | None = N
         ...     items: str | None = None
         ...     ks: list[int] = dataclasses.field(default_factory=lambda: [1, 5])
         ...     bf16: bool = False
-        >>> told_command("train", Options("/home/anna/red shoes.jsonl", [1], True))
+        >>> told_command("train", Options("/data/anna/red shoes.jsonl", [1], True))
         "mmembed train --items 'red shoes.jsonl' --ks '[1]' --bf16 true"
     """
     given: dict[str, Any] = {}

@@ -55,7 +55,7 @@ def plain(message: str) -> str:
         message: Any text.
 
     Example:
-        >>> plain("cannot read /home/anna/model/config.json at 0x7f00dead")
+        >>> plain("cannot read /srv/anna/model/config.json at 0x7f00dead")
         'cannot read … at …'
     """
     line = _PLACES.sub("…", " ".join(message.split()))
