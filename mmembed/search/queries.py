@@ -81,11 +81,12 @@ def as_query(asked: Any, number: int = 0) -> Query:
         if name not in ("text", "image"):
             hint = did_you_mean(str(name), ("text", "image")) or ";"
             raise QueryError(f"query {number} has no part {name!r}{hint} A query has 'text', 'image' or both")
-    text, image = parts.get("text"), parts.get("image")
+    text: Any = parts.get("text")
+    image = parts.get("image")
     is_dialogue = isinstance(text, (list, tuple))
     try:
         if is_dialogue:
-            text = dialogue_text([check_characters(part) for part in text])
+            text = dialogue_text(text)
         elif text is not None and not isinstance(text, str):
             raise ValueError(f"found {shown(text)}; a query is a text, an image, both in a dict, or a list of rounds")
         text = None if text is None or not check_characters(text).strip() else text
@@ -221,7 +222,7 @@ def _encode_rows(
         kinds.setdefault((row.kind, is_long), []).append(number)
     vectors = np.zeros((len(rows), model.get_embedding_dimension() or 0), dtype=np.float32)
     for (_, is_long), numbers in kinds.items():
-        options = {"processing_kwargs": {"text": {"max_length": dialogue_tokens}}} if is_long else {}
+        options: dict[str, Any] = {"processing_kwargs": {"text": {"max_length": dialogue_tokens}}} if is_long else {}
         vectors[numbers] = model.encode_query(
             [_input(model, rows[number]) for number in numbers],
             prompt=prompt,
