@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmembed.data.schema import DataError
 from mmembed.interactive.answer_channel import AnswerChannel, choice_probabilities
 from mmembed.interactive.attribute_table import AttributeTable
 from mmembed.interactive.question_wording import Wording
@@ -25,9 +26,8 @@ class _Pool:
     """What is used of the candidates again and again while they stay the same, in the order of their rows."""
 
     rows: NDArray[np.int64]
-    values: NDArray[np.float32]  # (candidates, attributes), P(the attribute holds)
-    yes: NDArray[np.float64]  # the same of P(yes | an answer)
-    entropy: NDArray[np.float64]  # its entropy
+    yes: NDArray[np.float64]  # (candidates, attributes), P(yes | an answer)
+    entropy: NDArray[np.float64]  # of these answers
 
 
 class AttributeQuestioner:
@@ -113,10 +113,10 @@ class AttributeQuestioner:
         order = np.argsort(rows)
         pool = self._pool(rows[order])
         belief = np.asarray(state.probabilities, dtype=np.float64)[order]
-        scored = [*self._yes_no(belief, pool, state.turns), *self._choices(belief, pool, state.turns)]
+        scored = [*self._yes_no(belief, pool, state.turns, most), *self._choices(belief, pool, state.turns)]
         best = sorted(scored, key=lambda found: (-round(found[0], _DIGITS), found[1], found[2]))
         worth = [found for found in best if found[0] >= self.min_gain and found[0] > 0]
-        return [self._question(*found, considered=len(scored)) for found in worth[:most]]
+        return [self._question(*found) for found in worth[:most]]
 
     def likelihood(self, question: Question, answer: Answer, ids: Sequence[str]) -> NDArray[np.float64]:
         """P(answer | candidate), as of `Likelihood`; ones for an answer, or a question, that says nothing of attributes."""
@@ -128,7 +128,7 @@ class AttributeQuestioner:
         slot = None if question.attribute is None else self.table.slot(question.attribute)
         if slot is None or answer.label == "unknown":
             return np.ones(len(ids))
-        named = [value for value in question.provenance.get("values", ()) if value in slot.values]
+        named = [value for value in question.provenance.get("values", question.options) if value in slot.values]
         shown = dict(zip(question.options, [*named, None])) if len(named) + 1 == len(question.options) else {}
         value = shown.get(answer.text, answer.text if answer.label == "value" else None)
         if answer.label == "no":
@@ -138,9 +138,11 @@ class AttributeQuestioner:
             return np.ones(len(ids)) if place is None else self._said_yes(place, rows)
         elif value is None and answer.text not in shown:
             return np.ones(len(ids))
-        places = self.table.slices[slot.name]
+        if not named:
+            return np.ones(len(ids))
         options = [slot.values.index(one) for one in named]
-        said = choice_probabilities(self.table.filled(rows)[:, places], self.channel, places, options)
+        held = self.table.filled_slot(slot.name, rows)
+        said = choice_probabilities(held, self.channel, self.table.slices[slot.name], options)
         return said[:, named.index(value) if value is not None else len(named)]
 
     def _said_yes(self, place: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -155,36 +157,44 @@ class AttributeQuestioner:
             if self._whole is None:
                 self._whole = self._reckoned(np.arange(len(self.table)))
             whole = self._whole
-            self._last = _Pool(rows, whole.values[rows], whole.yes[rows], whole.entropy[rows])
+            self._last = _Pool(rows, whole.yes[rows], whole.entropy[rows])
         else:
             self._last = self._reckoned(rows)
         return self._last
 
     def _reckoned(self, rows: NDArray[np.int64]) -> _Pool:
-        values = self.table.filled(rows)
-        yes = self.channel.yes(values)
-        return _Pool(rows, values, yes, binary_entropy(yes))
+        yes = self.channel.yes(self.table.filled(rows))
+        return _Pool(rows, yes, binary_entropy(yes))
 
     def _yes_no(
-        self, belief: NDArray[np.float64], pool: _Pool, turns: Sequence[Turn]
+        self, belief: NDArray[np.float64], pool: _Pool, turns: Sequence[Turn], most: int | None
     ) -> Iterator[tuple[float, str, tuple[int, ...]]]:
+        """The yes-or-no questions; at least the best `most` of them, with all that equal these."""
         if "yes_no" not in self.kinds:
             return
         gains = self._binary_gains(belief, pool)
-        settled = _settled(turns)
-        free = [
-            place
-            for place, (attribute, slot) in enumerate(zip(self.table.attributes, self._slot_of))
-            if attribute not in settled and not (slot.exclusive and slot.name in settled)
-        ]
+        free = self._free(turns)
         if self.look_ahead:
             first = sorted(free, key=lambda place: (-round(float(gains[place]), _DIGITS), self.table.attributes[place]))
             for place in first[: self.look_ahead]:
                 if gains[place] > 0:
                     yield gains[place] + self._second(belief, pool, place, free), self.table.attributes[place], ()
             return
+        if most is not None and most < len(free):
+            least = np.partition(gains[free], len(free) - most)[len(free) - most] - 10.0**-_DIGITS
+            free = [place for place in free if gains[place] >= least]
         for place in free:
             yield float(gains[place]), self.table.attributes[place], ()
+
+    def _free(self, turns: Sequence[Turn]) -> list[int]:
+        """Attributes that were not asked about and whose slot's value was not said."""
+        settled = _settled(turns)
+        taken = {place for name in settled if (place := self.table.place(name)) is not None}
+        for name in settled:
+            slot = self.table.slot(name)
+            if slot is not None and slot.exclusive:
+                taken |= set(range(self.table.slices[name].start, self.table.slices[name].stop))
+        return [place for place in range(len(self.table.attributes)) if place not in taken]
 
     def _binary_gains(self, belief: NDArray[np.float64], pool: _Pool) -> NDArray[np.float64]:
         """(attributes,): the expected information gain of each yes-or-no question, in nats."""
@@ -214,20 +224,21 @@ class AttributeQuestioner:
             places = self.table.slices[slot.name]
             if not slot.exclusive or slot.name in settled or len(slot.values) < 2:
                 continue
-            mass = belief @ pool.values[:, places]
+            held = self.table.filled_slot(slot.name, pool.rows)
+            mass = belief @ held
             ranked = sorted(
                 range(len(mass)), key=lambda number: (-round(float(mass[number]), _DIGITS), slot.values[number])
             )
             options = tuple(number for number in ranked[: self.max_options] if mass[number] > 0)
             if len(options) < 2:
                 continue
-            said = choice_probabilities(pool.values[:, places], self.channel, places, options)
+            said = choice_probabilities(held, self.channel, places, options)
             gain = float(entropy(belief @ said)) - float(belief @ entropy(said))
             answered = 1 - float(self.channel.unknown[places].mean())
             yield answered * max(gain, 0.0), slot.name, options
 
-    def _question(self, gain: float, attribute: str, options: tuple[int, ...], considered: int) -> Question:
-        about = {"questioner": "attributes", "considered": considered}
+    def _question(self, gain: float, attribute: str, options: tuple[int, ...]) -> Question:
+        about = {"questioner": "attributes"}
         slot = self.table.slot(attribute) if options else None
         if slot is not None:
             values = [slot.values[number] for number in options]
@@ -245,8 +256,14 @@ class AttributeQuestioner:
 
         Returns:
             The question, in the questioner's words.
+
+        Raises:
+            DataError: an attribute that is not in the table.
         """
-        slot = self._slot_of[self.table.attributes.index(attribute)]
+        place = self.table.place(attribute)
+        if place is None:
+            raise DataError(f"no attribute {attribute!r} to ask about", file="attributes")
+        slot = self._slot_of[place]
         text = self.wording.yes_no_text(slot.name, attribute[len(slot.name) + 1 :])
         options = (self.wording.yes, self.wording.no)
         return Question(text, options, attribute, score, {**provenance, "kind": "yes_no"})

@@ -67,6 +67,7 @@ class AttributeTable:
         self.ids = list(ids)
         self.slots = list(slots)
         self._rows = {id: row for row, id in enumerate(self.ids)}
+        self._asked: tuple[Any, NDArray[np.int64]] = None, np.zeros(0, dtype=np.int64)
         if len(self._rows) < len(self.ids) or len({slot.name for slot in slots}) < len(self.slots):
             raise DataError("an id or a slot stands twice; each is named once", file="attributes")
         if len(self.slots) != len(columns):
@@ -89,10 +90,15 @@ class AttributeTable:
         Raises:
             DataError: an id that is not in the table.
         """
-        found = np.fromiter((self._rows.get(id, -1) for id in ids), dtype=np.int64, count=len(ids))
-        if len(found) and found.min() < 0:
-            missing = ids[int(np.flatnonzero(found < 0)[0])]
-            raise DataError(f"{missing!r} has no attributes; give a table of all candidates", file="attributes")
+        if ids is self._asked[0]:
+            return self._asked[1]
+        try:
+            found = np.array(list(map(self._rows.__getitem__, ids)), dtype=np.int64)
+        except KeyError as missing:
+            raise DataError(f"{missing} has no attributes; give a table of all candidates", file="attributes") from None
+        if isinstance(ids, tuple):  # which nobody changes; a session asks about the same candidates again and again
+            found.flags.writeable = False
+            self._asked = ids, found
         return found
 
     def place(self, attribute: str) -> int | None:
@@ -107,19 +113,21 @@ class AttributeTable:
         """P(the attribute holds) of some candidates: float32 (len(rows), attributes), NaN where it is not known."""
         found = np.empty((len(rows), len(self.attributes)), dtype=np.float32)
         for slot, column in zip(self.slots, self.columns):
-            part = column[rows]
-            if part.ndim == 1:
-                block = (part[:, None] == np.arange(len(slot.values))).astype(np.float32)
-                block[part == UNKNOWN] = np.nan
-                part = block
-            found[:, self.slices[slot.name]] = part
+            found[:, self.slices[slot.name]] = _values(slot, column[rows])
         return found
 
     def filled(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """As `probabilities`, with the share of all candidates where a candidate's own is not known."""
-        found = self.probabilities(rows)
+        return self._filled(self.probabilities(rows), slice(None))
+
+    def filled_slot(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """One slot of `filled`: float32 (len(rows), values)."""
+        at = [slot.name for slot in self.slots].index(name)
+        return self._filled(_values(self.slots[at], self.columns[at][rows]), self.slices[name])
+
+    def _filled(self, found: NDArray[np.float32], places: slice) -> NDArray[np.float32]:
         unknown = np.isnan(found)
-        return np.where(unknown, self.base_rates.astype(np.float32), found) if unknown.any() else found
+        return np.where(unknown, self.base_rates[places].astype(np.float32), found) if unknown.any() else found
 
     def column(self, place: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """One attribute of `filled`: float64 (len(rows),)."""
@@ -227,6 +235,15 @@ def _checked(slot: Slot, column: np.ndarray, n: int) -> np.ndarray:
                 raise DataError("probabilities of values that exclude each other sum to more than 1", **where)
         return column.astype(np.float32)
     return column
+
+
+def _values(slot: Slot, column: np.ndarray) -> NDArray[np.float32]:
+    """(rows, values) of some rows of a slot's column."""
+    if column.ndim == 2:
+        return column.astype(np.float32)
+    found = (column[:, None] == np.arange(len(slot.values))).astype(np.float32)
+    found[column == UNKNOWN] = np.nan
+    return found
 
 
 def _base_rates(slot: Slot, column: np.ndarray) -> NDArray[np.float64]:

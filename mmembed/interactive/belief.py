@@ -57,14 +57,39 @@ def posterior(probabilities: ArrayLike, likelihoods: Iterable[ArrayLike]) -> NDA
         >>> posterior([0.5, 0.25, 0.25], [[0.1, 0.9, 0.9]]).round(2).tolist()
         [0.1, 0.45, 0.45]
     """
-    before = np.asarray(probabilities, dtype=np.float64)
     with np.errstate(divide="ignore"):
-        logs = np.log(before)
+        logs = np.log(np.asarray(probabilities, dtype=np.float64))
     for likelihood in likelihoods:
-        own = np.asarray(likelihood, dtype=np.float64)
-        if own.shape != before.shape or not (np.isfinite(own) & (own >= 0)).all():
-            raise ValueError(f"likelihoods of shape {own.shape} for {before.shape}; give finite numbers from 0 on")
-        logs = logs + np.log(np.maximum(own, _IMPOSSIBLE * own.max() if own.max() > 0 else 1.0))
+        logs = weighed(logs, likelihood)
+    return normalised(logs)
+
+
+def weighed(logs: NDArray[np.float64], likelihood: ArrayLike) -> NDArray[np.float64]:
+    """The logarithms of a belief after one answer, up to a constant.
+
+    Args:
+        logs: (candidates,), of the belief before.
+        likelihood: (candidates,), P(answer | candidate).
+
+    Returns:
+        float64 (candidates,).
+
+    Raises:
+        ValueError: as of `posterior`.
+    """
+    own = np.asarray(likelihood, dtype=np.float64)
+    if own.shape != logs.shape or not (np.isfinite(own) & (own >= 0)).all():
+        raise ValueError(f"likelihoods of shape {own.shape} for {logs.shape}; give finite numbers from 0 on")
+    return logs + np.log(np.maximum(own, _IMPOSSIBLE * own.max() if own.max() > 0 else 1.0))
+
+
+def normalised(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities of logarithms that lack a constant.
+
+    Example:
+        >>> normalised(np.array([-1000.0, -1000.0])).tolist()
+        [0.5, 0.5]
+    """
     weights = np.exp(logs - logs.max())
     return weights / weights.sum()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from mmembed.data.keys import pick
 from mmembed.data.schema import DataError
 from mmembed.interactive.answer_reading import read_answer
-from mmembed.interactive.belief import posterior, prior
+from mmembed.interactive.belief import normalised, prior, weighed
 from mmembed.interactive.candidates import Sampler, top_candidates
 from mmembed.interactive.questions import Answer, DialogueState, Likelihood, Question, Questioner, Turn
 from mmembed.interactive.rankers import Ranker
@@ -167,8 +168,11 @@ class Dialogue:
         self.stopped: Stop | None = None
         self.scores: NDArray[np.floating] = np.zeros(0)
         self._weighed: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._weighed_ids: list[str] = []
-        self._likelihoods: list[NDArray[np.float64] | None] = []
+        self._weighed_ids: tuple[str, ...] = ()
+        self._logs: NDArray[np.float64] = np.zeros(
+            0
+        )  # of the belief over these, in their order, after the first `_heard` turns
+        self._heard = 0
         self._advance()
 
     def answer(self, answer: Answer | str) -> None:
@@ -263,7 +267,7 @@ class Dialogue:
             return
         state = self.state
         self.shown = session.sampler(state.ids, state.probabilities, state.seed)
-        question = self.questioner.ask(self.state)
+        question = self.questioner.ask(replace(state, shown=tuple(self.shown)))
         if question is None or (question.score is not None and question.score < session.min_gain):
             self.stopped, self.shown = "uninformative", []
         else:
@@ -277,13 +281,17 @@ class Dialogue:
         if not np.array_equal(scores, self.scores):  # else what earlier answers say of the same candidates still holds
             self.scores = scores
             self._weighed = best_rows(scores, session.depth, session.place, above=-np.inf)
-            self._weighed_ids = [session.ranker.ids[row] for row in self._weighed.tolist()]
-            self._likelihoods = []
-        if not len(self._weighed):
-            raise DataError("the ranker retrieved no candidate for the query", file="session")
-        self._likelihoods += [self._likelihood(turn) for turn in self.turns[len(self._likelihoods) :]]
-        before = prior(scores[self._weighed], session.temperature)
-        belief = posterior(before, [one for one in self._likelihoods if one is not None])
+            self._weighed_ids = tuple(session.ranker.ids[row] for row in self._weighed.tolist())
+            if not len(self._weighed):
+                raise DataError("the ranker retrieved no candidate for the query", file="session")
+            with np.errstate(divide="ignore"):
+                self._logs, self._heard = np.log(prior(scores[self._weighed], session.temperature)), 0
+        for turn in self.turns[self._heard :]:
+            likelihood = self._likelihood(turn)
+            if likelihood is not None:
+                self._logs = weighed(self._logs, likelihood)
+        self._heard = len(self.turns)
+        belief = normalised(self._logs)
         order = np.lexsort((np.arange(len(belief)), -belief))
         #: Rows of `ranker.ids` that answers are weighed over, best first, and the belief over them.
         self.rows, self.belief = self._weighed[order], belief[order]
