@@ -56,8 +56,8 @@ def allowed_ids(items: Dataset, filters: Filters) -> list[str]:
     kept = np.ones(len(items), dtype=bool)
     for name, condition in filters.items():
         kept &= _met(_column(items, name), str(name), condition)
-    ids = items.with_format(None)["id"][:]
-    return [ids[row] for row in np.flatnonzero(kept).tolist()]
+    rows = np.flatnonzero(kept)
+    return items.with_format(None).select_columns(["id"]).select(rows)["id"][:]
 
 
 def filter_columns(items: Dataset) -> dict[str, str]:
@@ -167,29 +167,41 @@ def _holds_image(items: Dataset, name: str) -> bool:
 
 def _met(column: pa.Array, name: str, condition: Any) -> np.ndarray:
     """bool (n,)."""
-    values = column.to_pylist()
     if condition is None:
-        return np.array([value is None for value in values], dtype=bool)
-    kind = _kind(column.type)
-    inner = _kind(column.type.value_type) if kind == "list" else kind
+        return np.asarray(pc.is_null(column))
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.string())
+    if _kind(column.type) != "list":
+        return _values_met(column, name, condition)
+    met = _values_met(column.flatten(), name, condition)
+    owners = np.asarray(pc.list_parent_indices(column))
+    return np.bincount(owners[met], minlength=len(column)).astype(bool)
+
+
+def _values_met(values: pa.Array, name: str, condition: Any) -> np.ndarray:
+    """bool (n,) of plain values; of null and NaN none."""
+    kind = _kind(values.type) or "text"
     if isinstance(condition, tuple):
-        low, high = _bounds(name, condition, inner)
-        return np.array([any(low <= one <= high for one in _each(value)) for value in values], dtype=bool)
+        low, high = _bounds(name, condition, kind)
+        numbers = _numbers(values)
+        return (low <= numbers) & (numbers <= high)
     several = isinstance(condition, (list, set, frozenset))
-    wanted = [_value(name, one, inner or "text") for one in (condition if several else [condition])]
-    if inner == "text":
-        there = {one for value in values for one in _each(value)}
-        for one in wanted:
-            if one not in there and values:
-                raise FilterError(f"{name}: no item has {one!r}{did_you_mean(one, sorted(there)) or _some(there)}")
-    found = set(wanted)
-    return np.array([any(one in found for one in _each(value)) for value in values], dtype=bool)
+    wanted = [_value(name, one, kind) for one in (condition if several else [condition])]
+    if kind == "number":
+        return np.isin(_numbers(values), np.array(wanted, dtype=np.float64))
+    if kind == "text":
+        found = np.asarray(pc.is_in(pa.array(wanted, values.type), value_set=values))
+        if len(values) and not found.all():
+            there = {one for one in pc.unique(values).to_pylist() if one is not None}
+            one = wanted[int(np.argmin(found))]
+            raise FilterError(f"{name}: no item has {one!r}{did_you_mean(one, sorted(there)) or _some(there)}")
+    # skip_nulls, or a null would be found among no values
+    return np.asarray(pc.is_in(values, value_set=pa.array(wanted, values.type), skip_nulls=True))
 
 
-def _each(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return [one for one in (value if isinstance(value, list) else [value]) if one is not None and one == one]
+def _numbers(values: pa.Array) -> np.ndarray:
+    """float64 (n,), NaN for null."""
+    return values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
 def _bounds(name: str, condition: tuple, kind: str | None) -> tuple[float, float]:
