@@ -240,8 +240,8 @@ def fit_report(
     of_exact = np.zeros(0)
     for one in tqdm(wanted, desc="fit", unit="index", disable=not show_progress_bar):
         start = time.perf_counter()
-        of_int8 = {"calibration": calibration} if "int8" in (one.precision, one.rescore) else {}
-        index = Index.build(documents, kind=one.kind, **one.parameters(), **of_int8)
+        of_int8 = calibration if "int8" in (one.precision, one.rescore) else None
+        index = Index.build(documents, kind=one.kind, calibration=of_int8, **one.parameters())
         built = time.perf_counter() - start
         found = _found(index, ids, vectors, k, exclude_same_id)
         exact = exact or found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -10,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmembed.data.schema import DataError, check_id, shown
-from mmembed.embeddings import DTYPES, Embeddings, check_unit_length
+from mmembed.data.schema import DataError, shown
+from mmembed.embeddings import Embeddings
 from mmembed.search import index_files
 from mmembed.search.index_building import IndexParts, build_parts, without_removed
 from mmembed.search.index_folder import read_parts, write_parts
+from mmembed.search.index_input import MADE_BY, check_ids, check_made_by_the_same, checked_additions, checked_queries
 from mmembed.search.index_kinds import Among, FloatStructure
-from mmembed.search.index_settings import EXHAUSTIVE, IndexSettings, Kind, Precision, Rescore
-from mmembed.search.quantization import Calibration, of_unit_length, truncated
-from mmembed.search.ranked_search import CANDIDATES_AT_ONCE, SPARE, in_order, ranked
-from mmembed.search.threshold_search import threshold_search
-from mmembed.search.vectors import Rows
+from mmembed.search.index_search import best_rows, rows_above, shortened
+from mmembed.search.index_settings import IndexSettings, Kind, Precision, Rescore
+from mmembed.search.quantization import Calibration, of_unit_length
+from mmembed.search.ranked_search import CANDIDATES_AT_ONCE, SPARE
 from mmembed.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 _CLIPPED = 0.01  # share of added numbers beyond the int8 ranges above which one is warned
 _REMOVED = 0.25  # share of removed vectors in a graph above which it is built again
-# What of the embeddings' manifest says what made them.
-_MADE_BY = ("model", "model_fingerprint", "revision", "use", "prompt")
 
 
 class Index:
@@ -186,8 +183,7 @@ class Index:
         )
         dim = int(embeddings.vectors.shape[1])
         settings = given.filled(len(embeddings), dim)
-        for row, one in enumerate(embeddings.ids):
-            _check_id(one, row)
+        check_ids(embeddings.ids)
         of_int8 = "int8" in (settings.precision, settings.rescore)
         if calibration is not None and (not of_int8 or calibration.vectors.shape[1] != dim):
             width = calibration.vectors.shape[1]
@@ -195,7 +191,7 @@ class Index:
                 f'calibration vectors of {width} dimensions for {dim}, and "int8" is {of_int8 or "not used"}'
             )
         parts = build_parts(embeddings, settings, calibration=calibration, show_progress_bar=show_progress_bar)
-        about: dict[str, Any] = {name: embeddings.manifest.get(name) for name in _MADE_BY}
+        about: dict[str, Any] = {name: embeddings.manifest.get(name) for name in MADE_BY}
         index = cls(parts, settings, {**about, "dim": dim})
         if index.calibration is not None:
             index._about["calibration"] = {"count": index.calibration.count, "of": dict(index.calibration.source)}
@@ -217,15 +213,12 @@ class Index:
                 nothing is changed then.
         """
         self._check_changeable()
-        vectors = self._checked_vectors(ids, vectors)
-        for field in ("model_fingerprint", "model", "revision", "use"):
-            known, found = self._about.get(field), (manifest or {}).get(field)
-            if manifest is not None and known is not None and found != known:
-                message = f"the vectors are of {found!r}, those of the index of {known!r}; encode them with the same"
-                raise DataError(message, file="vectors", field=field)
+        vectors = checked_additions(ids, vectors, self.dim, self._rows)
+        if manifest is not None:
+            check_made_by_the_same(self._about, manifest)
         if not len(ids):
             return
-        searched = self._shortened(vectors)
+        searched = shortened(vectors, self.settings)
         structure, kept = self._parts.structure, self._parts.kept
         if self.calibration is not None:
             share = self.calibration.clipped(searched if self.settings.precision == "int8" else vectors)
@@ -235,10 +228,10 @@ class Index:
                     "the index again with all vectors",
                     100 * share,
                 )
-        structure.add(searched)
-        structure.finish()
         if kept is not None:
             kept.add(vectors)
+        structure.add(searched)
+        structure.finish()
         self._take(IndexParts([*self._parts.ids, *ids], structure, kept))
 
     def remove(self, ids: Collection[str]) -> None:
@@ -299,7 +292,7 @@ class Index:
         """
         if type(k) is not int or k < 1:
             raise ValueError(f"k={k!r}; give a whole number of at least 1")
-        vectors = self._checked_queries(queries)
+        vectors = checked_queries(queries, self._widths())
         mask, count = self._mask(allowed)
         k = min(k, count)
         depth = min(count, k * (self.settings.oversample or 1))
@@ -311,7 +304,7 @@ class Index:
             if not k:
                 found += [{} for _ in some]
                 continue
-            scores, rows = self._best(some, k, depth, among)
+            scores, rows = best_rows(some, k, depth, self._parts, self.settings, among, self._order())
             found += [self._named(*one) for one in zip(scores, rows)]
         return found
 
@@ -338,32 +331,10 @@ class Index:
         """
         if not np.isfinite(threshold):
             raise ValueError(f"threshold={threshold!r}; give a number")
-        vectors = self._checked_queries(queries)
+        vectors = checked_queries(queries, self._widths())
         mask, _ = self._mask(allowed)
-        compared, documents, scale = self._final(vectors)
-        parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in vectors]
-        bound = np.float32(threshold)
-        if isinstance(documents, FloatStructure) and self.settings.lists is not None:
-            for query, mine in enumerate(documents.above(compared, threshold, mask) if len(vectors) else []):
-                scores, ordered = in_order(compared[query : query + 1], mine[None], documents, None)
-                parts[query].append((scores[0][scores[0] >= bound], ordered[0][scores[0] >= bound]))
-        else:
-            # a score is rounded after it is scaled, so what is near is compared once more
-            low = float(threshold) / scale - abs(float(threshold) / scale) * 1e-6
-            for hits in threshold_search(compared, documents, low, allowed=mask):
-                bounds = np.searchsorted(hits.queries, np.arange(len(vectors) + 1))
-                scores = hits.scores if scale == 1 else hits.scores * np.float32(scale)
-                good = scores >= bound
-                for query in np.unique(hits.queries).tolist():
-                    mine = slice(bounds[query], bounds[query + 1])
-                    parts[query].append((scores[mine][good[mine]], hits.documents[mine][good[mine]]))
-        found = []
-        for some in parts:
-            scores = np.concatenate([np.zeros(0, np.float32), *(one for one, _ in some)])
-            rows = np.concatenate([np.zeros(0, np.int64), *(one for _, one in some)])
-            order = np.lexsort((self._order()[rows], -scores))
-            found.append(self._named(scores[order], rows[order]))
-        return found
+        found = rows_above(vectors, threshold, self._parts, self.settings, mask, self._order())
+        return [self._named(*one) for one in found]
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
         """What the index holds of items: for "more like this", or to take them elsewhere.
@@ -391,43 +362,6 @@ class Index:
         rows = max(1, len(parts.ids))
         mapped = 0 if parts.kept is None else len(parts.ids) * parts.kept.dim * parts.kept.dtype.itemsize
         return parts.structure.size() / rows, mapped / rows
-
-    def _best(self, vectors: np.ndarray, k: int, depth: int, among: Among) -> tuple[np.ndarray, np.ndarray]:
-        structure = self._parts.structure
-        coded = structure.coded(self._shortened(vectors))
-        if self.kind in EXHAUSTIVE or among.exhaustive:
-            scores, rows = ranked(
-                coded,
-                depth,
-                among,
-                structure,
-                count=among.count,
-                allowed=among.allowed,
-                place=self._order(),
-                score_error=structure.score_error,
-            )
-        else:
-            # a few more, so that the order of ids decides between most equal scores here too
-            found = among.search(coded, min(depth + SPARE, among.count))[1]
-            scores, rows = (one[:, :depth] for one in in_order(coded, found, structure, self._order()))
-        compared, documents, scale = self._final(vectors)
-        if self.settings.rescore:
-            scores, rows = in_order(compared, rows, documents, self._order(), scale=scale)
-        elif scale != 1:
-            scores = scores * np.float32(scale)
-        return scores[:, :k], rows[:, :k]
-
-    def _final(self, vectors: np.ndarray) -> tuple[np.ndarray, Rows, float]:
-        """What the final score of a query and a document is the inner product of, and what it is multiplied by."""
-        structure, kept = self._parts.structure, self._parts.kept
-        if kept is not None:
-            return vectors, kept, 1.0
-        searched = self._shortened(vectors)
-        if self.kind != "binary":
-            return searched, structure, 1.0
-        if self.settings.rescore == "signs":
-            return searched, structure, structure.dim**-0.5
-        return structure.coded(searched), structure, 1 / structure.dim
 
     def _named(self, scores: np.ndarray, rows: np.ndarray) -> dict[str, float]:
         ids = self._parts.ids
@@ -462,7 +396,7 @@ class Index:
         """
         folder = os.fspath(folder)
         there = os.path.join(folder, index_files.MANIFEST)
-        if os.path.lexists(folder) and not (os.path.isfile(there) and _is_index(there)):
+        if os.path.lexists(folder) and not (os.path.isfile(there) and index_files.is_index(there)):
             if not os.path.isdir(folder) or os.listdir(folder):
                 raise DataError("holds something other than an index; give another folder", file=folder)
         write_whole(folder, lambda new: write_parts(new, self._parts, self.manifest))
@@ -555,58 +489,11 @@ class Index:
             raise DataError(message, file="index", field="id")
         return np.array([self._rows[one] for one in ids], dtype=np.int64)
 
-    def _shortened(self, vectors: np.ndarray) -> np.ndarray:
-        dim = self.settings.truncate_dim
-        return vectors if dim is None or vectors.shape[1] == dim else truncated(vectors, dim)
-
-    def _checked_queries(self, queries: np.ndarray) -> np.ndarray:
-        """float32 (q, dim) of length 1."""
-        given = np.asarray(queries)
-        widths = {self.dim} | ({self.settings.truncate_dim} if self._parts.kept is None else set()) - {None}
-        if given.ndim != 2 or given.shape[1] not in widths or given.dtype.kind != "f":
-            message = f"found {given.dtype} {given.shape}, expected floats (q, {self.dim}): a row a query"
-            raise DataError(message, file="queries")
-        wrong = np.flatnonzero(~np.isfinite(given).all(axis=1))
-        if len(wrong):
-            raise DataError("a query with NaN or infinity", file="queries", row=int(wrong[0]))
-        return of_unit_length(given)
-
-    def _checked_vectors(self, ids: Sequence[str], vectors: np.ndarray) -> np.ndarray:
-        """float32 (n, dim) of vectors that may be added under these ids."""
-        vectors = np.asarray(vectors)
-        if vectors.ndim != 2 or str(vectors.dtype) not in DTYPES or vectors.shape[1] != self.dim:
-            message = f"found {vectors.dtype} {vectors.shape}, the index holds (n, {self.dim})"
-            raise DataError(f"{message} of {' or '.join(DTYPES)}", file="vectors")
-        if isinstance(ids, str) or len(ids) != len(vectors):
-            raise DataError(f"{len(ids)} ids for {len(vectors)} vectors; give one id a vector", file="vectors")
-        seen: set[str] = set()
-        for row, one in enumerate(ids):
-            _check_id(one, row)
-            if one in self._rows or one in seen:
-                message = f"id {one!r} is in the index already, or stands twice; remove it first"
-                raise DataError(message, file="vectors", row=row, field="id")
-            seen.add(one)
-        check_unit_length(vectors, "vectors")
-        return np.ascontiguousarray(vectors, dtype=np.float32)
+    def _widths(self) -> list[int]:
+        """Dimensions that a query may have."""
+        short = self.settings.truncate_dim if self._parts.kept is None else None
+        return [self.dim] if short is None else [self.dim, short]
 
     def _check_changeable(self) -> None:
         if self._parts.structure.mapped:
             raise ValueError("an index that was loaded with memory_map=True cannot be changed; load it without")
-
-
-def _check_id(one: object, row: int) -> None:
-    try:
-        if not isinstance(one, str):
-            raise ValueError(f"found {shown(one)}, expected a string")
-        check_id(one)
-    except ValueError as error:
-        raise DataError(str(error), file="vectors", row=row, field="id") from None
-
-
-def _is_index(manifest: str) -> bool:
-    try:
-        with open(manifest, "rb") as file:
-            found = json.loads(file.read(2**20).decode("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.get("format") == index_files.FORMAT

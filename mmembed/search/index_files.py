@@ -100,6 +100,16 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
+def is_index(path: str) -> bool:
+    """Whether a file is the manifest of an index, damaged or not."""
+    try:
+        with open(path, "rb") as file:
+            found = json.loads(file.read(_MAX_MANIFEST).decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
+
+
 def check_files(folder: str, manifest: dict[str, Any]) -> None:
     """Compare every file with what the manifest says of it.
 

@@ -10,7 +10,11 @@ from mmembed.embeddings import ShardedVectors
 from mmembed.search.quantization import Calibration
 from mmembed.search.vectors import Rows
 
-DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "int8": np.dtype(np.int8)}
+DTYPES: dict[str, np.dtype] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "int8": np.dtype(np.int8),
+}
 _FLOATS_A_BLOCK = 2**22
 _BYTES_IN_MEMORY = 2**27
 
