@@ -57,7 +57,7 @@ def allowed_ids(items: Dataset, filters: Filters) -> list[str]:
     for name, condition in filters.items():
         kept &= _met(_column(items, name), str(name), condition)
     rows = np.flatnonzero(kept)
-    return items.with_format(None).select_columns(["id"]).select(rows)["id"][:]
+    return _column(items, "id").take(pa.array(rows)).to_pylist()
 
 
 def filter_columns(items: Dataset) -> dict[str, str]:
