@@ -13,6 +13,8 @@ from sentence_transformers.util import load_file_path
 from tokenizers import Encoding
 from torch import nn
 
+from mmembed.models.folder_checks import check_model_folder
+
 _PUBLISHED_LENGTH = 512  # tokens; FlagEmbedding's default for every encoder reranker
 
 
@@ -176,6 +178,8 @@ def load_text_reranker(
     name = os.fspath(name_or_path)
     if Path(name).is_file() or (not Path(name).exists() and (os.path.isabs(name) or name.startswith((".", "~")))):
         raise RerankerError(f"{name} is no folder; pass the folder that holds the model.")
+    if Path(name).is_dir():
+        check_model_folder(name, trust_remote_code=trust_remote_code)
     saved = load_file_path(name, "modules.json", revision=revision) is not None
     try:
         model = CrossEncoder(

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMultimodalLM, ProcessorMixin
 
 from mmembed.images import load_image
+from mmembed.models.folder_checks import check_model_folder
 from mmembed.models.multimodal_transformer import plain_text
 from mmembed.prompt_safety import control_tokens
 from mmembed.rerankers.text_pairs import RerankerError
@@ -192,6 +193,8 @@ def load_vlm_reranker(
     name = os.fspath(name_or_path)
     if Path(name).is_file() or (not Path(name).exists() and (os.path.isabs(name) or name.startswith((".", "~")))):
         raise RerankerError(f"{name} is no folder; pass the folder that holds the model.")
+    if Path(name).is_dir():
+        check_model_folder(name, trust_remote_code=trust_remote_code)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     weights = {"use_safetensors": True, **(model_kwargs or {})}
     saved = load_file_path(name, "modules.json", revision=revision) is not None

@@ -233,3 +233,18 @@ def test_what_older_versions_left_behind_passes(folder: Path) -> None:
 def test_a_folder_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is not a folder"):
         check_model_folder(tmp_path / "nothing")
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("load", ["text_pairs", "vision_language"])
+def test_rerankers_are_looked_through_too(folder: Path, load: str, monkeypatch) -> None:
+    from mmembed.rerankers.text_pairs import load_text_reranker
+    from mmembed.rerankers.vision_language import load_vlm_reranker
+
+    def unwanted(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was read")
+
+    index(folder, "../w.safetensors")
+    monkeypatch.setattr(f"mmembed.rerankers.{load}.CrossEncoder", unwanted)
+    with pytest.raises(ModelError, match="which is not beside it"):
+        {"text_pairs": load_text_reranker, "vision_language": load_vlm_reranker}[load](str(folder))
