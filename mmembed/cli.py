@@ -32,6 +32,7 @@ VERBS = {
     ),
     "encode": Verb("mmembed.jobs.encode", "main", "turn items into a folder of vectors"),
     "search": Verb("mmembed.jobs.search", "main", "search by words and vectors, or measure what each stage adds"),
+    "interact": Verb("mmembed.jobs.interact", "main", "search by answering questions, or measure how well that goes"),
     "train-reranker": Verb(
         "mmembed.jobs.train_reranker", "main", "train a reranker over the candidates of a first stage"
     ),
@@ -40,11 +41,13 @@ VERBS = {
     "synthesize": Verb(
         "mmembed.jobs.synthesize", "main", "make training pairs: questions of documents, negatives of queries"
     ),
+    "dpo": Verb("mmembed.jobs.dpo", "main", "train a questioner by preference, on pairs of questions"),
     "convert": Verb("mmembed.jobs.convert", "main", "convert an original checkpoint to a model folder"),
     "check-data": Verb(
         "mmembed.jobs.check_data", "main", "find what leaks, repeats, disagrees or cannot be read in data"
     ),
     "convert-data": Verb("mmembed.jobs.convert_data", "main", "read data in one format and write it in another"),
+    "autotrain": Verb("mmembed.jobs.autotrain", "main", "write pairs of texts as a project of AutoTrain, and run it"),
     "status": Verb("mmembed.jobs.status", "main", "show how far a run is: stages, step, rate, time left, last metrics"),
     "catalogue": Verb("mmembed.jobs.catalogue", "main", "write a drawn demonstration catalogue to a folder"),
     "export": Verb("mmembed.jobs.export", "main", "write ONNX graphs that give what the model gives"),

@@ -14,7 +14,7 @@ Ranks = NDArray[np.float64]
 _METRIC = re.compile(r"(?:(hits|recall)@([1-9][0-9]*)|(mrr)|(bri)|(rank))(?:\[round=([0-9]+)\])?")
 
 
-def ranks_by_round(ranks: Sequence[Any] | ArrayLike, *, first_rank: int = 1) -> Ranks:
+def ranks_by_round(ranks: Sequence[Any] | ArrayLike, *, first_rank: int = 1, rounds: int | None = None) -> Ranks:
     """Ranks as one array that starts to count at 1, checked.
 
     Args:
@@ -22,12 +22,13 @@ def ranks_by_round(ranks: Sequence[Any] | ArrayLike, *, first_rank: int = 1) -> 
             stopped early keeps its last rank: its ranking does not change any more. A rank may lie between two whole
             numbers, where the target ties with others (see `mid_ranks`).
         first_rank: what the best rank is called, 1 or 0 (ChatIR counts from 0).
+        rounds: how many questions a dialogue had for a budget; None: as many as the longest asked.
 
     Returns:
         float64 (targets, 1 + rounds), from 1 on.
 
     Raises:
-        ValueError: no targets, a target without ranks, or a rank below the first or not finite; says where.
+        ValueError: no targets, a target without ranks, more rounds than the budget, or a rank below the first or not finite; says where.
 
     Example:
         >>> ranks_by_round([[30, 12, 4], [7, 2]]).tolist()
@@ -41,6 +42,10 @@ def ranks_by_round(ranks: Sequence[Any] | ArrayLike, *, first_rank: int = 1) -> 
     if not rows:
         raise ValueError("no targets: ranks hold a row for each, with its rank before the first question and so on")
     longest = max(len(row) for row in rows)
+    if rounds is not None:
+        if longest > 1 + rounds:
+            raise ValueError(f"a dialogue of {longest - 1} rounds, more than rounds={rounds}")
+        longest = 1 + rounds
     whole = np.empty((len(rows), longest))
     for number, row in enumerate(rows):
         if row.ndim != 1 or not len(row):

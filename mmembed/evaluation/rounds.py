@@ -46,6 +46,7 @@ def evaluate_rounds(
     *,
     candidates: int | None = None,
     first_rank: int = 1,
+    rounds: int | None = None,
     ks: Sequence[int] = (1, 5, 10),
     hit_at: int = 10,
     noise: float | Sequence[float] = NOISE_LEVELS,
@@ -76,6 +77,8 @@ def evaluate_rounds(
         targets: int (targets,), each target's column of `scores`.
         candidates: how many there are, where `scores` is None; None: as many as the largest rank says.
         first_rank: what the best rank is called in `ranks`, 1 or 0.
+        rounds: the budget of questions, where dialogues may have stopped before; BRI is a mean over all of them, so that two
+            ways to ask are compared over one budget. None: as many as the longest dialogue has.
         ks: cut-offs.
         hit_at: cut-off of ``rounds_to_success``.
         noise: standard deviation of the control's noise, in standard deviations of a query's scores; of several the one
@@ -99,7 +102,7 @@ def evaluate_rounds(
         (0.5, 0.2)
     """
     measured = measure_rounds(
-        ranks, scores, targets, candidates=candidates, first_rank=first_rank, noise=noise, seed=seed
+        ranks, scores, targets, candidates=candidates, first_rank=first_rank, rounds=rounds, noise=noise, seed=seed
     )
     found = rounds_metrics(
         measured, ks=ks, hit_at=hit_at, bootstrap_samples=bootstrap_samples, clusters=clusters, seed=seed
@@ -114,13 +117,14 @@ def measure_rounds(
     *,
     candidates: int | None = None,
     first_rank: int = 1,
+    rounds: int | None = None,
     noise: float | Sequence[float] = NOISE_LEVELS,
     seed: int = 0,
 ) -> RoundMeasurement:
     """Check ranks and rank the same targets by noise; what `evaluate_rounds` counts and `rounds_table` prints.
 
     Args:
-        ranks, scores, targets, candidates, first_rank, noise, seed: as of `evaluate_rounds`.
+        ranks, scores, targets, candidates, first_rank, rounds, noise, seed: as of `evaluate_rounds`.
 
     Returns:
         The ranks, and those of the control.
@@ -132,7 +136,7 @@ def measure_rounds(
         >>> measure_rounds([[9, 4]], candidates=20, noise=0.5).control_ranks[0, 0]
         np.float64(9.0)
     """
-    whole = ranks_by_round(ranks, first_rank=first_rank)
+    whole = ranks_by_round(ranks, first_rank=first_rank, rounds=rounds)
     if (scores is None) != (targets is None):
         raise ValueError("scores and targets go together: a row of scores for each target, and its column there")
     levels = [float(noise)] if isinstance(noise, (int, float)) else [float(level) for level in noise]

@@ -154,6 +154,15 @@ class AttributeTable:
         kept = [known.index(name) for name in slots]
         return AttributeTable(self.ids, [self.slots[at] for at in kept], [self.columns[at] for at in kept])
 
+    def of(self, ids: Sequence[str]) -> AttributeTable:
+        """A table of some candidates, in this order.
+
+        Raises:
+            DataError: an id that is not in the table.
+        """
+        rows = self.rows(ids)
+        return AttributeTable(ids, self.slots, [column[rows] for column in self.columns])
+
     @classmethod
     def from_items(
         cls,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,10 @@ _DIGITS = 6  # two equal vectors may differ in the last bits of a matrix product
 class Ranker(Protocol):
     """Whatever scores the candidates by what was said so far."""
 
-    ids: Sequence[str]
+    @property
+    def ids(self) -> Sequence[str]:
+        """The candidates, each once."""
+        ...
 
     def scores(self, query: str, turns: Sequence[Turn]) -> NDArray[np.floating]:
         """(len(ids),), higher is better; −inf for what was not retrieved."""
@@ -31,7 +34,10 @@ class Ranker(Protocol):
 class ScoredTexts(Protocol):
     """Whatever scores the candidates by one text, such as `mmembed.search.lexical.LexicalIndex`."""
 
-    ids: Sequence[str]
+    @property
+    def ids(self) -> Sequence[str]:
+        """The candidates, each once."""
+        ...
 
     def scores(self, query: str) -> NDArray[np.floating]:
         """(len(ids),), higher is better."""
@@ -74,8 +80,8 @@ class VectorRanker:
         query_text: makes one text of a query and its turns; with `query_vector` it is the first text alone.
         query_vector: makes one vector of a query's and its turns', such as `slerp_turns()` or `rocchio_turns()`; only
             answers that say what is there have vectors. None: the vector of the text.
-        index: what finds the nearest candidates instead of a comparison with all: `search(vectors, k)` gives (scores,
-            ids) or (scores, rows), as a FAISS index of the same rows does; the rest then counts as not retrieved.
+        index: what finds the nearest candidates instead of a comparison with all: an `mmembed.search.index.Index` of the
+            same ids, or a FAISS index of the same rows by inner product; the rest then counts as not retrieved.
         k: how many candidates are asked of `index`.
         prompt: put before each text.
 
@@ -139,9 +145,11 @@ class VectorRanker:
     def _compared(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
         found = np.full(len(self.embeddings), -np.inf, dtype=np.float32)
         if self._index is not None:
-            scores, rows = (np.asarray(part)[0] for part in self._index.search(vector[None], self._k))
-            if not np.issubdtype(rows.dtype, np.integer):
-                rows = self.embeddings.rows([str(id) for id in rows])
+            hits = self._index.search(vector[None], self._k)
+            if isinstance(hits[0], Mapping):
+                found[self.embeddings.rows(list(hits[0]))] = list(hits[0].values())
+                return found
+            scores, rows = (np.asarray(part)[0] for part in hits)
             found[rows[rows >= 0]] = scores[rows >= 0]
             return found
         size = max(1, _FLOATS_A_BLOCK // vector.shape[0])

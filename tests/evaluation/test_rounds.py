@@ -90,6 +90,9 @@ def test_a_dialogue_that_stopped_keeps_its_rank() -> None:
     assert ranks_by_round([[30, 2], [9, 8, 7]]).tolist() == [[30, 2, 2], [9, 8, 7]]
     short, whole = evaluate_rounds([[30, 2], [9, 8, 7]]), evaluate_rounds([[30, 2, 2], [9, 8, 7]])
     assert short == whole
+    assert evaluate_rounds([[30, 2], [9, 8]], rounds=2) == evaluate_rounds([[30, 2, 2], [9, 8, 8]])
+    with pytest.raises(ValueError, match="more than rounds=1"):
+        evaluate_rounds([[9, 8, 7]], rounds=1)
 
 
 @pytest.mark.parametrize(
