@@ -87,6 +87,8 @@ def _check(options: SearchOptions) -> None:
         raise OptionsError(
             "--pipeline has its own parts; leave --index, --vectors, --lexical, --items and --reranker out"
         )
+    if options.chunked and (options.index is None) == (options.vectors is None):
+        raise OptionsError("--chunked is of --index or of --vectors; give one of the two")
     if options.data is not None and (options.items or options.queries or options.pairs):
         raise OptionsError("--data holds items, queries and pairs; give it, or --items, --queries and --pairs")
     if options.format is not None and options.data is None:

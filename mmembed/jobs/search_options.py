@@ -28,6 +28,9 @@ class SearchOptions(ItemsOptions):
     vectors: str | None = option(
         None, "folder of vectors: searched exactly, or beside an index to score its candidates exactly"
     )
+    chunked: bool = option(
+        False, "index or vectors are of parts of documents, called document#0, document#1, …: find the documents"
+    )
     lexical: str | None = option(None, "folder of a lexical index; or `items`: build one of the items' texts now")
     tokeniser: Literal["word", "bigram", "uni_bigram"] | None = option(
         None, "of `--lexical items`: how texts are cut; null: by the script that most of them are in"

@@ -21,6 +21,7 @@ from mmembed.jobs.model_choice import resolve_name
 from mmembed.jobs.options import OptionsError
 from mmembed.jobs.search_options import SearchOptions
 from mmembed.models.loading import load_model
+from mmembed.search.chunks import ChunkedIndex
 from mmembed.search.fusion import Fusion
 from mmembed.search.lexical import LexicalIndex
 from mmembed.search.lexical_tokens import tokeniser_for
@@ -28,6 +29,7 @@ from mmembed.search.pipeline import SearchPipeline
 from mmembed.search.pipeline_files import load_reranker
 from mmembed.search.query_expansion import Rocchio, TermExpansion
 from mmembed.search.rewriting import ChatRewrites, FileRewrites
+from mmembed.search.vector_stage import ExactVectors
 
 _SAMPLE = 200  # texts by which a tokeniser is chosen
 
@@ -113,6 +115,9 @@ def search_pipeline(options: SearchOptions, parts: SearchParts) -> SearchPipelin
         if known is not None and known != model_fingerprint(model):  # type: ignore[arg-type]
             message = f"its vectors are of another model than {options.model or _named(made_by)}: its weights differ"
             raise DataError(f"{message}; name the one that encoded them by --model", file=folder)
+    if options.chunked:
+        index = ChunkedIndex(index, index.ids) if vectors is None else ChunkedIndex(ExactVectors(vectors), vectors.ids)
+        vectors = None
     needs_items = [name for name in ("reranker", "filter") if getattr(options, name)]
     if options.expansion_documents:
         needs_items.append("expansion_documents")

@@ -100,8 +100,10 @@ def save_pipeline(
     """
     if reranker_kind not in get_args(RerankerKind):
         raise ValueError(f"reranker_kind={reranker_kind!r}; choose {', '.join(get_args(RerankerKind))}")
-    if pipeline.index is not None and not hasattr(pipeline.index, "save"):
-        raise ValueError(f"the index is a {type(pipeline.index).__name__}, which has no save; give a mmembed.Index")
+    index: Any = pipeline.index
+    index = index.index if isinstance(index, ChunkedIndex) else index
+    if index is not None and not hasattr(index, "save"):
+        raise ValueError(f"the index is a {type(index).__name__}, which has no save; give a mmembed.Index")
     folder = os.fspath(folder)
     if os.path.lexists(folder) and not os.path.isfile(os.path.join(folder, FILE)):
         if not os.path.isdir(folder) or os.listdir(folder):

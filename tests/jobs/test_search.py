@@ -188,6 +188,22 @@ def test_a_named_format_has_all_tables(place: Path, tmp_path: Path, capsys) -> N
     assert "blue hat" in capsys.readouterr().out
 
 
+def test_parts_of_documents_find_documents(place: Path, tmp_path: Path) -> None:
+    from mmembed.embeddings import Embeddings
+
+    whole = Embeddings.load(place / "vectors")
+    parts = Embeddings([f"{id}#0" for id in whole.ids], whole.vectors, whole.manifest)
+    parts.save(tmp_path / "parts")
+    Index.build(parts).save(tmp_path / "index")
+    plain = run(given(place, query=["red"], index=None))
+    assert [hit.id for hit in plain["1"]] == [
+        hit.id
+        for hit in run(given(place, query=["red"], index=None, vectors=str(tmp_path / "parts"), chunked=True))["1"]
+    ]
+    found = run(given(place, query=["red"], index=str(tmp_path / "index"), vectors=None, chunked=True))
+    assert [hit.id for hit in plain["1"]] == [hit.id for hit in found["1"]]
+
+
 def test_rewrites_come_from_a_file_or_a_server(place: Path, tmp_path: Path) -> None:
     asked: list[dict] = []
 
@@ -244,6 +260,7 @@ def test_an_index_of_another_model_is_refused(place: Path, tmp_path: Path) -> No
         (["--lexical", "x", "--query", "a", "--pairs", "p"], "--pairs goes with --queries"),
         (["--lexical", "x", "--query", "a", "--k", "0"], "--k: found 0"),
         (["--lexical", "x", "--query", "a", "--report", "r"], "needs judgements"),
+        (["--lexical", "x", "--query", "a", "--chunked"], "--chunked is of"),
         (["--lexical", "x", "--query", "a", "--rewrite_url", "http://h/v1"], "--rewrite_model"),
         (["--lexical", "x", "--query", "a", "--format", "cranfield"], "--format is of --data"),
         (["--lexical", "x", "--query", "a", "--fusio", "rrf"], "did you mean --fusion"),

@@ -183,6 +183,8 @@ def test_what_is_not_saved(model, tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="a Own, which has no save"):
         SearchPipeline(index=Own(), model=model).save(tmp_path / "p")
+    with pytest.raises(ValueError, match="a Own, which has no save"):
+        SearchPipeline(index=ChunkedIndex(Own(), ["a#0"]), model=model).save(tmp_path / "p")
     with pytest.raises(ValueError, match="reranker_kind='txt'"):
         SearchPipeline(lexical=LexicalIndex.build(IDS, WORDS)).save(tmp_path / "p", reranker_kind="txt")
     assert not (tmp_path / "p").exists()
