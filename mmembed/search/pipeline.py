@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from mmembed.embeddings import Embeddings
 from mmembed.rerankers.reranking import Use
-from mmembed.search.filters import Filters, allowed_ids
+from mmembed.search.filters import FilterError, Filters, allowed_ids
 from mmembed.search.fusion import Fusion
 from mmembed.search.hits import Hit, Stage, hits_of
 from mmembed.search.lexical import LexicalIndex
@@ -168,9 +168,9 @@ class SearchPipeline:
             For each query its hits, best first; fewer than k where fewer are found or allowed.
 
         Raises:
-            QueryError: a query that is none, or has what no stage reads.
+            QueryError: a query that is none, or has what no stage reads; k below 1.
             FilterError: a condition that cannot be meant.
-            ValueError: k below 1.
+            DataError: a positive or negative that has no vector.
         """
         given = {"positives": positives, "negatives": negatives}
         stages = self.stages(queries, k, filters=filters, rerank=rerank, **given)
@@ -189,14 +189,18 @@ class SearchPipeline:
         """What each stage makes of the queries; arguments as of `search`.
 
         Returns:
-            The stages that this pipeline has, in the order lexical, dense, fused, rescored, reranked.
+            The stages that this pipeline has, in the order lexical, dense, fused, rescored, reranked. Rewriting and
+            filtering count to the time of the first, encoding to that of "dense".
         """
-        if k < 1:
-            raise ValueError(f"k={k}; give at least 1")
+        arrived = time.perf_counter()
+        if type(k) is not int or k < 1:
+            raise QueryError(f"k={k!r}; give a whole number of at least 1")
         asked = as_queries(queries)
         for name, given in (("positives", positives), ("negatives", negatives)):
             if given is not None and len(given) != len(asked):
                 raise QueryError(f"{len(given)} lists of {name} for {len(asked)} queries; give one a query")
+            if any(isinstance(ids, str) for ids in given or ()):
+                raise QueryError(f"{name} are a list of ids for each query; found one text")
         for number, query in enumerate(asked):
             if query.text is None and self._dense is None:
                 raise QueryError(f"query {number} is an image, and this pipeline searches by words alone")
@@ -204,13 +208,13 @@ class SearchPipeline:
         depth = max(k, self.depth)
         texts = [query_texts(self.rewriter, query.text, keep_query=self.keep_query) for query in asked]
         stages: list[Stage] = []
+        began = arrived
         if self.lexical is not None:
-            began = time.perf_counter()
             found = self._by_words(texts, depth, allowed, positives)
             stages.append(Stage("lexical", found, time.perf_counter() - began))
+            began = time.perf_counter()
         if self._dense is not None:
             feedback = self._feedback(positives, negatives)
-            began = time.perf_counter()
             found, vectors = self._by_vectors(asked, texts, depth, allowed, feedback)
             stages.append(Stage("dense", found, time.perf_counter() - began))
             if len(stages) == 2:
@@ -226,7 +230,7 @@ class SearchPipeline:
     def allowed(self, filters: Filters) -> list[str]:
         """The ids of the items that meet conditions, see `mmembed.search.filters.allowed_ids`."""
         if self.items is None:
-            raise ValueError("filters are conditions on items; this pipeline was given none")
+            raise FilterError("filters are conditions on items; this pipeline was given none")
         return allowed_ids(self.items, filters)
 
     def measure(self, queries: Any, qrels: Any, **options: Any) -> PipelineReport:

@@ -30,7 +30,8 @@ class StageFigures:
         stage: its name.
         metrics: the mean of each metric over the queries, with its interval.
         difference: of the first metric, this stage minus the one before; None for the first stage.
-        p50, p95: milliseconds that this stage takes for one query; of "dense" with the encoding of the query.
+        p50, p95: milliseconds that this stage takes for one query; of the first with rewriting and filtering, of "dense" with
+            encoding.
         total_p50, total_p95: milliseconds from the query to the end of this stage.
     """
 

@@ -149,7 +149,7 @@ def test_filters_hold_in_every_stage(model, vectors, lexical) -> None:
     assert pipeline.search(["red", "mug"], filters={"colour": "colour3", "price": (0, 1)}) == [[], []]
     with pytest.raises(FilterError, match="did you mean 'colour'"):
         pipeline.search(["red"], filters={"color": "colour3"})
-    with pytest.raises(ValueError, match="given none"):
+    with pytest.raises(FilterError, match="given none"):
         SearchPipeline(lexical=lexical).search(["red"], filters={"colour": "colour3"})
 
 
@@ -275,6 +275,11 @@ def test_feedback_moves_the_query(model, vectors, lexical) -> None:
     assert len(words.search(["word7"], k=60)[0]) == 60 > len(SearchPipeline(lexical=lexical).search(["word7"])[0])
     with pytest.raises(QueryError, match="1 lists of positives for 2 queries"):
         plain.search(["a", "b"], positives=[good])
+    with pytest.raises(QueryError, match="a list of ids for each query"):
+        plain.search(["a"], positives=["item33"])  # type: ignore[list-item]
+    for k in (0, 2.5, True):
+        with pytest.raises(QueryError, match="k="):
+            plain.search(["a"], k=k)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no vector, such as 'nobody'"):
         plain.search(["red"], positives=[["nobody"]])
     with pytest.raises(ValueError, match="give the pipeline vectors"):
