@@ -13,6 +13,7 @@ from mmembed.interactive.question_form import form_fault, is_repeat
 from mmembed.interactive.questions import Question
 
 _SEEN = 5  # examples of each reason that are kept
+_ROUNDING = 1e-9  # from rank 60 to 30 is ln 2
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,11 @@ def _good(state: ScoredState, rule: PairRule, asked: Sequence[Question], dropped
 
 def _fault(pair: PreferencePair, rule: PairRule) -> str | None:
     chosen, rejected = pair.chosen, pair.rejected
-    if chosen.score < rule.min_chosen:
+    if chosen.score < rule.min_chosen - _ROUNDING:
         return "chosen gains too little"
-    if pair.margin < rule.min_margin:
+    if pair.margin < rule.min_margin - _ROUNDING:
         return "margin"
-    if rejected.score > rule.max_rejected:
+    if rejected.score > rule.max_rejected + _ROUNDING:
         return "rejected gains too much"
     if any(answer.label == "unknown" for answer in chosen.answers):
         return "chosen not answered"

@@ -160,8 +160,72 @@ def build_preference_pairs(
                 if kept is not None:
                     kept.write(scored)
             tried.append(scored)
-    asked_before = {one.key: [turn.question for turn in one.state.turns] for one in given}
-    pairs, dropped = select_pairs(tried, rule, asked=asked_before)
+    return pairs_of_scored(
+        tried,
+        given,
+        views,
+        rule=rule,
+        given=len(given),
+        left_out=left_out,
+        test_percent=test_percent,
+        salt=salt,
+        target_keys=names,
+        num_shown=num_shown,
+        differ_in=differ_in,
+        instructions=instructions,
+        settings={**configuration, "top_k": top_k, "max_rank": max_rank},
+    )
+
+
+def pairs_of_scored(
+    scored: Sequence[ScoredState],
+    states: Sequence[PreferenceState],
+    views: CandidateViews,
+    *,
+    rule: PairRule,
+    given: int | None = None,
+    left_out: Mapping[str, int] | None = None,
+    top_k: int = 0,
+    max_rank: float | None = None,
+    test_percent: int = 20,
+    salt: str = "split",
+    target_keys: Mapping[str, str] | None = None,
+    evaluation_ids: Iterable[str] = (),
+    num_shown: int = 5,
+    differ_in: Callable[[DialogueState], Sequence[str]] | None = None,
+    instructions: str = INSTRUCTIONS,
+    settings: Mapping[str, Any] | None = None,
+) -> Preferences:
+    """Select the pairs of questions that were tried and scored already, here or elsewhere.
+
+    Args:
+        scored: what was tried.
+        states: the dialogues of these states, and possibly others.
+        views: pictures and captions of the candidates.
+        rule: when two questions are a pair, and which are kept.
+        given: states that there were at first; None: those that are scored.
+        left_out: states in which nothing was tried, by reason.
+        top_k, max_rank, test_percent, salt, target_keys, evaluation_ids, num_shown, differ_in, instructions: as of
+            `build_preference_pairs`.
+        settings: told in the figures.
+
+    Returns:
+        The pairs and their figures.
+
+    Raises:
+        TargetLeakError: a target is also one of the evaluation set.
+    """
+    names = dict(target_keys or {})
+    check_no_leak([one.target_id for one in scored], evaluation_ids, names)
+    out = Counter(left_out or {})
+    tried = []
+    for one in scored:
+        if reason := _rank_fault(one.rank, top_k=top_k, max_rank=max_rank):
+            out[reason] += 1
+        else:
+            tried.append(one)
+    asked = {one.key: [turn.question for turn in one.state.turns] for one in states}
+    pairs, dropped = select_pairs(tried, rule, asked=asked)
 
     def part(held_out: bool) -> list[PreferencePair]:
         key_of = [names.get(pair.state.target_id, pair.state.target_id) for pair in pairs]
@@ -169,9 +233,15 @@ def build_preference_pairs(
 
     train, test = part(False), part(True)
     figures = preference_figures(
-        given=len(given), left_out=left_out, tried=tried, dropped=dropped, train=train, test=test, names=names
+        given=len(scored) if given is None else given,
+        left_out=out,
+        tried=tried,
+        dropped=dropped,
+        train=train,
+        test=test,
+        names=names,
     )
-    figures["settings"] = {**configuration, "top_k": top_k, "max_rank": max_rank, "rule": dataclasses.asdict(rule)}
+    figures["settings"] = {**(settings or {}), "rule": dataclasses.asdict(rule)}
     shared: dict[str, Any] = {
         "num_shown": num_shown,
         "differ_in": differ_in,
@@ -179,7 +249,7 @@ def build_preference_pairs(
         "target_keys": names,
     }
     return Preferences(
-        preference_rows(train, given, views, **shared), preference_rows(test, given, views, **shared), figures
+        preference_rows(train, states, views, **shared), preference_rows(test, states, views, **shared), figures
     )
 
 
@@ -198,6 +268,10 @@ def why_left_out(one: PreferenceState, *, top_k: int, max_rank: float | None = N
     if one.target_id not in ids:
         return "target not in the pool"
     rank = float(belief_ranks(one.state.probabilities)[ids.index(one.target_id)])
+    return _rank_fault(rank, top_k=top_k, max_rank=max_rank)
+
+
+def _rank_fault(rank: float, *, top_k: int, max_rank: float | None) -> str | None:
     if rank <= top_k:
         return "target found already"
     if max_rank is not None and rank > max_rank:
