@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from mmembed.apps.serve.served import Served
 
 _LIMITS = (
-    "max_body_bytes", "max_rows", "max_text_chars", "max_pixels", "max_results", "max_waiting_rows", "max_rows_a_pass",
+    "max_body_bytes", "max_rows", "max_text_chars", "max_pixels", "max_results", "max_waiting_rows", "max_waiting_pixels",
+    "max_waiting_bytes", "max_rows_a_pass",
     "body_seconds", "request_seconds", "drain_seconds", "max_connections",
 )  # fmt: skip
 

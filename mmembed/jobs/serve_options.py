@@ -41,6 +41,8 @@ class ServeOptions:
     max_pixels: int = option(25_000_000, "largest image, width x height")
     max_results: int = option(1000, "largest k of a search")
     max_waiting_rows: int = option(2048, "rows of all requests that wait for the model; more are refused with 429")
+    max_waiting_pixels: int = option(250_000_000, "pixels of all images that wait, decoded; more are refused with 429")
+    max_waiting_bytes: int = option(256 << 20, "bytes of all bodies under way; more are refused with 429")
     max_rows_a_pass: int = option(32, "rows of a forward pass, of one request or of several")
     gather_ms: float = option(2.0, "milliseconds that a lone request waits for others to share its pass")
     body_seconds: float = option(30.0, "how long a body may take to arrive, in seconds")

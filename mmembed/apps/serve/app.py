@@ -30,7 +30,7 @@ from starlette.exceptions import HTTPException
 
 from mmembed.apps.serve.batching import Batcher
 from mmembed.apps.serve.gate import HEALTH, LOOPBACK, METRICS, Gate
-from mmembed.apps.serve.limits import ServeLimits
+from mmembed.apps.serve.limits import Budget, Holding, ServeLimits
 from mmembed.apps.serve.metrics import Metrics
 from mmembed.apps.serve.rejections import Rejection
 from mmembed.apps.serve.request_bodies import decode_image, read_form, read_json
@@ -96,10 +96,12 @@ def create_app(
         routes.append(("/search", "POST", work.search, SearchRequest))
     if served.reranker is not None:
         routes.append(("/rerank", "POST", work.rerank, RerankRequest))
+    held = Budget(limits.max_waiting_bytes), Budget(limits.max_waiting_pixels)
     for path, method, act, kind in routes:
         schema = None if kind is None else {"application/json": {"schema": kind.model_json_schema()}}
         extra = None if schema is None else {"requestBody": {"content": schema, "required": True}}
-        app.add_api_route(path, act, methods=[method], openapi_extra=extra, response_model=None)
+        endpoint = act if kind is None else _holding(act, *held)
+        app.add_api_route(path, endpoint, methods=[method], openapi_extra=extra, response_model=None)
 
     @app.get(HEALTH, response_model=None)
     async def health() -> Response:
@@ -129,8 +131,21 @@ def create_app(
         return gate
 
     app.add_middleware(behind)  # type: ignore[arg-type]
-    app.state.gate, app.state.metrics, app.state.limits = gate, metrics, limits
+    app.state.gate, app.state.metrics, app.state.limits, app.state.held = gate, metrics, limits, held
     return app
+
+
+def _holding(act: Any, bytes_held: Budget, pixels_held: Budget) -> Any:
+    """A handler that gives back at its end what it held."""
+
+    async def endpoint(request: Request) -> Response:
+        holding = Holding(bytes_held, pixels_held)
+        try:
+            return await act(request, holding)
+        finally:
+            holding.release()
+
+    return endpoint
 
 
 class _Work:
@@ -143,11 +158,11 @@ class _Work:
         listed = [{"id": name, "object": "model", "created": 0, "owned_by": "mmembed"} for name in self.served.names]
         return JSONResponse({"object": "list", "data": listed})
 
-    async def embeddings(self, request: Request) -> Response:
-        asked = checked(EmbeddingsRequest, await read_json(request, self.limits))
+    async def embeddings(self, request: Request, holding: Holding) -> Response:
+        asked = checked(EmbeddingsRequest, await read_json(request, self.limits, holding))
         self._check_name(asked.model)
         rows = rows_of(asked.input, self.limits, "input")
-        vectors, tokens = await self._vectors(rows, None, asked.dimensions, "input")
+        vectors, tokens = await self._vectors(rows, None, asked.dimensions, "input", holding)
         data = [
             {"object": "embedding", "index": number, "embedding": one}
             for number, one in enumerate(_written(vectors, asked.encoding_format))
@@ -155,11 +170,11 @@ class _Work:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return await _json({"object": "list", "data": data, "model": self.served.names[0], "usage": usage})
 
-    async def encode(self, request: Request) -> Response:
+    async def encode(self, request: Request, holding: Holding) -> Response:
         if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            asked = await self._form(request)
+            asked = await self._form(request, holding)
         else:
-            asked = checked(EncodeRequest, await read_json(request, self.limits))
+            asked = checked(EncodeRequest, await read_json(request, self.limits, holding))
         rows = rows_of(asked.inputs, self.limits, "inputs")
         prompt = None
         if asked.prompt_name is not None:
@@ -169,7 +184,7 @@ class _Work:
                 message = f"prompt_name: no prompt {asked.prompt_name[:40]!r}; there are {there}"
                 raise Rejection(400, message, code="prompt", param="prompt_name")
             prompt = prompts[asked.prompt_name]
-        vectors, tokens = await self._vectors(rows, prompt, asked.dimensions, "inputs")
+        vectors, tokens = await self._vectors(rows, prompt, asked.dimensions, "inputs", holding)
         return await _json(
             {
                 "embeddings": _written(vectors, asked.encoding_format),
@@ -179,8 +194,8 @@ class _Work:
             }
         )
 
-    async def search(self, request: Request) -> Response:
-        asked = checked(SearchRequest, await read_json(request, self.limits))
+    async def search(self, request: Request, holding: Holding) -> Response:
+        asked = checked(SearchRequest, await read_json(request, self.limits, holding))
         if asked.k > self.limits.max_results:
             raise Rejection(
                 400, f"k: {asked.k}, at most {self.limits.max_results} results are given", code="k", param="k"
@@ -192,7 +207,7 @@ class _Work:
         elif asked.query is not None:
             parts["text"] = text_of(asked.query, self.limits, "query")
         if asked.image is not None:
-            parts["image"] = (await self._decoded([asked.image], ["image"]))[0]
+            parts["image"] = (await self._decoded([asked.image], ["image"], holding))[0]
         try:
             query = as_query(parts)
         except QueryError as error:
@@ -208,13 +223,15 @@ class _Work:
             answers.append(told)
         return await _json({"hits": answers})
 
-    async def rerank(self, request: Request) -> Response:
-        asked = checked(RerankRequest, await read_json(request, self.limits))
+    async def rerank(self, request: Request, holding: Holding) -> Response:
+        asked = checked(RerankRequest, await read_json(request, self.limits, holding))
         if asked.model is not None:
             self._check_name(asked.model)
         query = row_of(asked.query, self.limits, "query")
         documents = rows_of(asked.documents, self.limits, "documents")
-        first, *others = await self._pictured([query, *documents], ["query", *_numbered("documents", len(documents))])
+        first, *others = await self._pictured(
+            [query, *documents], ["query", *_numbered("documents", len(documents))], holding
+        )
         pairs = [(_content(first), _content(other)) for other in others]
         scores = await self._do(RERANK, None, pairs, rows=len(pairs))
         order = np.argsort(-scores, kind="stable")[: asked.top_n or len(pairs)].tolist()
@@ -234,7 +251,7 @@ class _Work:
             raise Rejection(404, message, code="model_not_found", param="model")
 
     async def _vectors(
-        self, rows: list[Row], prompt: str | None, dimensions: int | None, param: str
+        self, rows: list[Row], prompt: str | None, dimensions: int | None, param: str, holding: Holding
     ) -> tuple[np.ndarray, int]:
         width = self.served.width
         if dimensions is not None and dimensions not in (*self.served.dimensions, width):
@@ -243,30 +260,36 @@ class _Work:
             raise Rejection(400, message, code="dimensions", param="dimensions")
         self.served.check_rows(rows, param)
         names = _numbered(param, len(rows))
-        rows = await self._pictured(rows, names)
+        rows = await self._pictured(rows, names, holding)
         vectors, tokens = await self._do(ENCODE, prompt, rows, rows=len(rows))
         return shortened(vectors, dimensions), tokens
 
-    async def _pictured(self, rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-        """The rows with their images decoded, beside the event loop."""
+    async def _pictured(self, rows: Sequence[Row], names: Sequence[str], holding: Holding) -> list[Row]:
+        """The rows with their images decoded."""
         with_image = [number for number, row in enumerate(rows) if "image" in row]
-        pictures = await self._decoded([rows[n]["image"] for n in with_image], [names[n] for n in with_image])
+        sources = [rows[number]["image"] for number in with_image]
+        pictures = await self._decoded(sources, [names[number] for number in with_image], holding)
         found = [dict(row) for row in rows]
         for number, picture in zip(with_image, pictures):
             found[number]["image"] = picture
         return found
 
-    async def _decoded(self, sources: Sequence[Any], names: Sequence[str]) -> list[Image.Image]:
+    async def _decoded(self, sources: Sequence[Any], names: Sequence[str], holding: Holding) -> list[Image.Image]:
+        """Images, decoded beside the event loop, one of a request at a time: a small file may be a large picture."""
         loop = asyncio.get_running_loop()
-        decoding = [
-            loop.run_in_executor(None, functools.partial(decode_image, source, self.limits, name))
-            for source, name in zip(sources, names)
-        ]
-        found = await asyncio.gather(*decoding, return_exceptions=True)
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-        return [one for one in found if isinstance(one, Image.Image)]
+        found = []
+        for source, name in zip(sources, names):
+            picture = await loop.run_in_executor(None, decode_image, source, self.limits, name)
+            if not holding.take("pixels", picture.width * picture.height):
+                if holding.own("pixels") + picture.width * picture.height > self.limits.max_waiting_pixels:
+                    message = (
+                        f"{name}: the images of this request have more than {self.limits.max_waiting_pixels:,} pixels"
+                    )
+                    raise Rejection(400, f"{message}; send fewer or smaller ones", code="too_many_pixels", param=name)
+                message = "many images are waiting for the model already; ask again in a moment"
+                raise Rejection(429, message, code="too_many_pixels", retry_after=1)
+            found.append(picture)
+        return found
 
     async def _do(self, verb: str, settings: Any, payload: Any, *, rows: int) -> Any:
         try:
@@ -275,8 +298,8 @@ class _Work:
             # The model cannot read it: no token is left, a text is too long for its positions, an image too thin.
             raise Rejection(400, f"the model cannot read this: {error}", code="unreadable") from error
 
-    async def _form(self, request: Request) -> EncodeRequest:
-        texts, images, others = await read_form(request, self.limits)
+    async def _form(self, request: Request, holding: Holding) -> EncodeRequest:
+        texts, images, others = await read_form(request, self.limits, holding)
         together = others.pop("together", "false").lower() == "true"
         rows: list[dict[str, Any]]
         if together:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from mmembed.apps.serve.metrics import Metrics
 from mmembed.apps.serve.rejections import Rejection
 
@@ -69,6 +71,8 @@ class Gate:
         except Rejection as rejection:
             status = rejection.status
             await answer(send, rejection)
+        except ClientDisconnect:
+            status = 499  # nobody is there to be answered
         except Exception:
             logger.exception("a request to %s failed", path)
             if status == 500:  # no answer has begun

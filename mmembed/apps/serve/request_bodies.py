@@ -12,22 +12,23 @@ from typing import Any, NoReturn
 from fastapi import Request
 from PIL import Image
 
-from mmembed.apps.serve.limits import ServeLimits
+from mmembed.apps.serve.limits import Holding, ServeLimits
 from mmembed.apps.serve.rejections import Rejection
 from mmembed.images import ImageError, ImagePolicy, load_image
 
 _DEEPEST = 32
 
 
-async def read_body(request: Request, limits: ServeLimits) -> bytes:
+async def read_body(request: Request, limits: ServeLimits, holding: Holding) -> bytes:
     """The body, of at most so many bytes and within so many seconds.
 
     Args:
         request: Whose body was not read yet.
         limits: The server's.
+        holding: Where its bytes are counted.
 
     Raises:
-        Rejection: 411, 413 or 408.
+        Rejection: 413, 408, or 429 where all bodies together are too long.
     """
     most = limits.max_body_bytes
     said = request.headers.get("content-length", "")
@@ -41,6 +42,9 @@ async def read_body(request: Request, limits: ServeLimits) -> bytes:
             size += len(part)
             if size > most:
                 raise too_long
+            if not holding.take("bytes", len(part)):
+                message = "many requests are being read already; ask again in a moment"
+                raise Rejection(429, message, code="too_many_bytes", retry_after=1)
             parts.append(part)
         return b"".join(parts)
 
@@ -52,12 +56,13 @@ async def read_body(request: Request, limits: ServeLimits) -> bytes:
         ) from None
 
 
-async def read_json(request: Request, limits: ServeLimits) -> dict[str, Any]:
+async def read_json(request: Request, limits: ServeLimits, holding: Holding) -> dict[str, Any]:
     """A body that is one JSON object.
 
     Args:
         request: Whose body was not read yet.
         limits: The server's.
+        holding: Where its bytes are counted.
 
     Raises:
         Rejection: 415 for another type, 400 for what is no JSON, or has a number that is none.
@@ -65,7 +70,7 @@ async def read_json(request: Request, limits: ServeLimits) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Rejection(415, "send JSON, with Content-Type: application/json", code="content_type")
-    return parse_json(await read_body(request, limits))
+    return parse_json(await read_body(request, limits, holding))
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -99,12 +104,15 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return content
 
 
-async def read_form(request: Request, limits: ServeLimits) -> tuple[list[str], list[bytes], dict[str, str]]:
+async def read_form(
+    request: Request, limits: ServeLimits, holding: Holding
+) -> tuple[list[str], list[bytes], dict[str, str]]:
     """A body of `multipart/form-data`: texts in fields `text`, image files in fields `image`, and other fields.
 
     Args:
         request: Whose body was not read yet.
         limits: The server's.
+        holding: Where its bytes are counted.
 
     Returns:
         The texts, the images' bytes, and the other fields by name.
@@ -115,7 +123,7 @@ async def read_form(request: Request, limits: ServeLimits) -> tuple[list[str], l
     from starlette.datastructures import Headers, UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
 
-    body = await read_body(request, limits)
+    body = await read_body(request, limits, holding)
 
     async def whole() -> AsyncGenerator[bytes, None]:
         yield body

@@ -314,6 +314,40 @@ def test_a_body_is_bounded_whatever_it_says_of_itself(served) -> None:
 
 
 @pytest.mark.security
+def test_small_files_of_large_pictures_do_not_fill_the_memory(served) -> None:
+    """A white picture of 4 million pixels is a file of a few thousand bytes."""
+    large = encoded(png(Image.new("RGB", (2000, 2000))))
+    limits = {"max_pixels": 4_000_000, "max_waiting_pixels": 9_000_000, "max_rows": 8}
+    with started(served, **limits) as (client, server):
+        answer = client.post("/encode", json={"inputs": [{"image": large}] * 3})
+        assert answer.status_code == 400 and "more than 9,000,000 pixels" in error_of(answer)["message"]
+        bodies = [{"inputs": [{"image": large}] * 2}] * 6
+        statuses = [one.status_code for one in asyncio.run(many(client, bodies))]
+        assert set(statuses) <= {200, 429} and 200 in statuses
+        assert [budget.held for budget in server.config.app.state.held] == [0, 0]  # all was given back
+        assert client.post("/encode", json=bodies[0]).status_code == 200
+
+
+@pytest.mark.security
+def test_bodies_together_are_bounded(served) -> None:
+    limits = {"max_body_bytes": 50_000, "max_waiting_bytes": 60_000}
+    with started(served, **limits) as (client, server):
+        head = b"POST /encode HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 45000\r\n\r\n"
+        with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as slow:
+            slow.sendall(head + b"x" * 40_000)  # and no more
+            while server.config.app.state.held[0].held < 40_000:
+                time.sleep(0.01)
+            answer = client.post("/encode", json={"inputs": ["x" * 30_000]})
+            assert answer.status_code == 429 and error_of(answer)["code"] == "too_many_bytes"
+            assert client.post("/encode", json={"inputs": ["x"]}).status_code == 200
+        deadline = time.monotonic() + 10
+        while server.config.app.state.held[0].held and time.monotonic() < deadline:  # the connection is gone
+            time.sleep(0.01)
+        assert client.post("/encode", json={"inputs": ["x " * 15_000]}).status_code == 200
+        assert 'path="/encode",status="499"' in client.get("/metrics").text
+
+
+@pytest.mark.security
 def test_a_body_that_trickles_is_not_waited_for(served) -> None:
     with started(served, body_seconds=0.2) as (client, _):
         with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as raw:
@@ -509,6 +543,7 @@ def test_counters_are_prometheus_text_and_hold_no_callers_word(client) -> None:
         ({"gather_seconds": -1}, "gather_seconds=-1"),
         ({"request_seconds": float("nan")}, "request_seconds=nan"),
         ({"max_rows": 100, "max_waiting_rows": 10}, "could never wait"),
+        ({"max_waiting_pixels": 10}, "max_pixels=25000000 is more than max_waiting_pixels=10"),
     ],
 )
 def test_limits_that_cannot_be_meant(options: dict[str, Any], message: str) -> None:
