@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from mmembed.search.vectors import Rows
 
@@ -73,6 +74,7 @@ class ExactSearch:
         allowed: bool (n,), which documents may be found; None for all.
         use_faiss: let FAISS's flat search compare a block (the `search` extra); otherwise numpy does. What is found is the
             same.
+        show_progress_bar: show one, in blocks of documents.
 
     Example:
         >>> from mmembed.search.vectors import VectorRows
@@ -81,10 +83,18 @@ class ExactSearch:
         ([[0]], [[1.0]])
     """
 
-    def __init__(self, documents: Rows, allowed: np.ndarray | None = None, *, use_faiss: bool = False) -> None:
+    def __init__(
+        self,
+        documents: Rows,
+        allowed: np.ndarray | None = None,
+        *,
+        use_faiss: bool = False,
+        show_progress_bar: bool = False,
+    ) -> None:
         self.documents = documents
         self.allowed = None if allowed is None or allowed.all() else allowed
         self.faiss = faiss_module() if use_faiss else None
+        self.show_progress_bar = show_progress_bar
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k best documents of each query, in no order.
@@ -100,7 +110,8 @@ class ExactSearch:
         rows = np.full((len(queries), k), -1, dtype=np.int64)
         size = max(1, _FLOATS_A_BLOCK // self.documents.dim)
         held: np.ndarray | None = None
-        for start in range(0, len(self.documents), size):
+        starts = range(0, len(self.documents), size)
+        for start in tqdm(starts, desc="compare", unit="block", disable=not self.show_progress_bar):
             block = self.documents.block(start, start + size)
             numbers = np.arange(start, start + len(block))
             if self.allowed is not None:

@@ -30,6 +30,7 @@ def exact_search(
     *,
     allowed: np.ndarray | None = None,
     use_faiss: bool = False,
+    show_progress_bar: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k documents with the highest inner products, best first; of equal scores the earlier document first.
 
@@ -42,6 +43,7 @@ def exact_search(
         k: how many.
         allowed: bool (n,), which documents may be found; None for all.
         use_faiss: let FAISS compare a block (the `search` extra); what is found is the same.
+        show_progress_bar: show one, in blocks of documents.
 
     Returns:
         float32 (q, k) scores and int64 (q, k) rows; −inf and −1 where there are fewer.
@@ -61,7 +63,7 @@ def exact_search(
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     found = np.full((len(queries), k), -1, dtype=np.int64)
     kept = min(k, count)
-    searcher = ExactSearch(rows, allowed, use_faiss=use_faiss)
+    searcher = ExactSearch(rows, allowed, use_faiss=use_faiss, show_progress_bar=show_progress_bar)
     at_once = max(1, CANDIDATES_AT_ONCE // (kept + SPARE))
     for start in range(0, len(queries) if kept else 0, at_once):
         some = slice(start, start + at_once)
