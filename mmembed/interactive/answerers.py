@@ -105,12 +105,10 @@ class ReplayAnswerer:
     """
 
     def __init__(self, dialogues: Mapping[str, Sequence[str]]) -> None:
-        self._said: dict[str, dict[str, str]] = {}
-        self._questions: dict[str, list[str]] = {}
+        self._said: dict[str, list[tuple[str, str]]] = {}
         for target, rounds in dialogues.items():
             split = [split_turn(turn) for turn in rounds]
-            self._said[target] = {normalise_text(asked): said for asked, said in split if said}
-            self._questions[target] = [asked for asked, said in split if said]
+            self._said[target] = [(asked, said) for asked, said in split if said]
 
     @classmethod
     def from_queries(cls, queries: Dataset) -> ReplayAnswerer:
@@ -129,15 +127,21 @@ class ReplayAnswerer:
 
     def questions(self, target_id: str) -> list[str]:
         """The questions that were answered about a target, in their order; none for another target."""
-        return list(self._questions.get(target_id, ()))
+        return [asked for asked, _ in self._said.get(target_id, ())]
 
     def answer(self, target_id: str, question: Question) -> Answer:
         """As of `Answerer`."""
-        said = self._said.get(target_id, {}).get(normalise_text(question.text))
-        if said is None:
+        wanted, number = normalise_text(question.text), question.provenance.get("round")
+        said = [
+            (at, text)
+            for at, (asked, text) in enumerate(self._said.get(target_id, ()))
+            if normalise_text(asked) == wanted
+        ]
+        if not said:
             return Answer("", "unknown", "replay")
-        read = read_answer(said, question, source="replay")
-        return Answer(said, read.label, "replay")
+        # A question that was asked twice was answered twice; the one of its round is meant, else the first.
+        text = dict(said).get(number, said[0][1]) if isinstance(number, int) else said[0][1]
+        return Answer(text, read_answer(text, question, source="replay").label, "replay")
 
 
 class ReplayQuestioner:
@@ -158,7 +162,7 @@ class ReplayQuestioner:
         """The question of this round, or None after the last."""
         if state.round >= len(self._texts):
             return None
-        return Question(self._texts[state.round], provenance={"questioner": "replay"})
+        return Question(self._texts[state.round], provenance={"questioner": "replay", "round": state.round})
 
 
 def _option(question: Question, label: AnswerLabel) -> str:

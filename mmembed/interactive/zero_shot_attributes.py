@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,9 @@ def zero_shot_attributes(
         P(a | x) = sigmoid((cos(a, x) − b_a) / T)
 
     With candidates whose attributes are known, T of each slot and b_a of each value are those under which these are most
-    likely (Platt 1999; b is drawn to its slot's mean). Without, T is as given and b_a such that the mean over all candidates
-    is the value's rate. Probabilities of values that exclude each other are divided by their sum where it exceeds 1.
+    likely (Platt 1999; b is drawn to its slot's mean); of values that exclude each other it is the softmax, with "none of
+    them" beside them. Without, T is as given and b_a such that the mean over all candidates is the value's rate;
+    probabilities that exclude each other are divided by their sum where it exceeds 1.
 
     Args:
         model: encodes the words, into the space of `embeddings`.
@@ -69,16 +70,20 @@ def zero_shot_attributes(
     for slot in slots:
         cosines = (vectors @ _words(model, slot, templates or {}).T).astype(np.float64)  # (n, values)
         of_known = _truth(slot, known, embeddings)
-        if of_known is not None:
-            slope, offsets = _calibrated(cosines[of_known[0]], of_known[1])
+        if of_known is not None and slot.exclusive:
+            slope, offsets = _calibrated(cosines[of_known[0]], of_known[1], _softmax)
+            found = _softmax(slope * cosines + offsets)
+        elif of_known is not None:
+            slope, offsets = _calibrated(cosines[of_known[0]], of_known[1], _sigmoid)
+            found = _sigmoid(slope * cosines + offsets)
         else:
             slope = 1 / temperature
             default = 1 / (len(slot.values) + 1) if slot.exclusive else 0.1
             wanted = [float((rates or {}).get(attribute, default)) for attribute in slot.attributes]
             offsets = np.array([_offset(cosines[:, at] * slope, rate) for at, rate in enumerate(wanted)])
-        found = _sigmoid(slope * cosines + offsets)
-        if slot.exclusive:
-            found /= np.maximum(found.sum(axis=1, keepdims=True), 1)
+            found = _sigmoid(slope * cosines + offsets)
+            if slot.exclusive:
+                found /= np.maximum(found.sum(axis=1, keepdims=True), 1)
         columns.append(found.astype(np.float32))
     return AttributeTable(embeddings.ids, slots, columns)
 
@@ -111,7 +116,11 @@ def _truth(
     return embeddings.rows([known.ids[row] for row in told.tolist()]), truth[told]
 
 
-def _calibrated(cosines: NDArray[np.float64], truth: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+def _calibrated(
+    cosines: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    link: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> tuple[float, NDArray[np.float64]]:
     """The slope of a slot, at least 0, and the offset of each of its values, by penalised maximum likelihood."""
     from scipy.optimize import minimize
 
@@ -120,9 +129,13 @@ def _calibrated(cosines: NDArray[np.float64], truth: NDArray[np.float64]) -> tup
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         slope, offsets = parameters[0], parameters[1:]
         logits = slope * (cosines - centre) + offsets
-        error = _sigmoid(logits) - truth
+        error = link(logits) - truth  # the gradient of the loss by the logits, of the sigmoid and of the softmax
         away = offsets - offsets.mean()
-        value = float((np.logaddexp(0, logits) - truth * logits).sum() + _TIED * (away**2).sum() / 2)
+        if link is _softmax:
+            fit = np.logaddexp.reduce(np.pad(logits, ((0, 0), (0, 1))), axis=1).sum() - (truth * logits).sum()
+        else:
+            fit = (np.logaddexp(0, logits) - truth * logits).sum()
+        value = float(fit + _TIED * (away**2).sum() / 2)
         gradient = np.concatenate([[(error * (cosines - centre)).sum()], error.sum(axis=0) + _TIED * away])
         return value, gradient
 
@@ -149,3 +162,10 @@ def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     from scipy.special import expit
 
     return expit(logits)
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the last axis and "none of them", whose logit is 0."""
+    from scipy.special import softmax
+
+    return softmax(np.pad(logits, ((0, 0), (0, 1))), axis=1)[:, :-1]
