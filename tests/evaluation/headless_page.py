@@ -33,14 +33,16 @@ class HeadlessPage:
     """One page that is open in Chromium.
 
     Args:
-        path: The HTML file.
+        path: The HTML file, or the address of a server on this machine.
         width: Of the window, in CSS pixels.
         height: Of the window.
         dark: Whether the reader prefers a dark page.
         mobile: Whether it is a phone.
     """
 
-    def __init__(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False, mobile: bool = False):
+    def __init__(
+        self, path: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False, mobile: bool = False
+    ):
         assert CHROMIUM is not None
         self.folder = tempfile.mkdtemp()
         to_read, self.write_to = os.pipe()
@@ -72,7 +74,7 @@ class HeadlessPage:
         self.send("Emulation.setDeviceMetricsOverride", **metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
-        self.send("Page.navigate", url=path.resolve().as_uri())
+        self.send("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
         self.wait("Page.loadEventFired")
 
     def __enter__(self) -> HeadlessPage:
