@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class ExportFolder:
         folder: Where; it need not be there.
         about: What holds for the model as a whole, `model_fingerprint` above all.
         overwrite: Take the place of an export of another model.
-        write_reader: Writes into a folder what turns rows into tensors: configuration, tokenizer, processor.
+        write_reader: Writes into a folder what turns rows into tensors: configuration, tokenizer, processor; None where that
+            is in the folder already.
 
     Raises:
         ExportError: If the folder holds something else, or an export of another model and not `overwrite`.
@@ -47,7 +49,7 @@ class ExportFolder:
         self,
         folder: str | os.PathLike[str],
         about: Mapping[str, Any],
-        write_reader: Callable[[Path], None],
+        write_reader: Callable[[Path], None] | None = None,
         *,
         overwrite: bool = False,
     ) -> None:
@@ -57,6 +59,11 @@ class ExportFolder:
         self.parities: dict[str, Parity] = {}
         self._take_over(overwrite)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if write_reader is not None:
+            self._add_reader(write_reader)
+        write_manifest(self.folder, self.about, self.graphs.values())
+
+    def _add_reader(self, write_reader: Callable[[Path], None]) -> None:
         with self.aside() as place:
             write_reader(place)
             self.about["files"] = {
@@ -65,7 +72,6 @@ class ExportFolder:
             for name in self.about["files"]:
                 (self.folder / name).parent.mkdir(exist_ok=True)
                 os.replace(place / name, self.folder / name)
-        write_manifest(self.folder, self.about, self.graphs.values())
 
     def _take_over(self, overwrite: bool) -> None:
         """What an earlier run left here: used if it was of this model, refused or removed if not."""
@@ -154,6 +160,8 @@ class ExportFolder:
             # Not in the manifest, or damaged.
             shutil.rmtree(target)
         os.rename(place, target)
+        # A folder made aside is its maker's alone; this one is as the export's own.
+        os.chmod(target, stat.S_IMODE(self.folder.stat().st_mode))
         self.graphs[name], self.parities[name] = entry, parity
         write_manifest(self.folder, self.about, self.graphs.values())
         self.write_report()
@@ -161,7 +169,7 @@ class ExportFolder:
 
     def refuse(self, parity: Parity) -> None:
         """Record a graph that did not pass; an earlier one of its name stays."""
-        self.parities[parity.name] = replace(parity, note=parity.note)
+        self.parities[parity.name] = parity
         self.write_report()
 
     def write_report(self) -> None:

@@ -161,7 +161,7 @@ def quantize_onnx(
     _check_names("verbs", verbs, known)
     inputs = inputs if inputs is not None else synthetic_inputs(verbs)
     reference = Reference(model, inputs, verbs)
-    target = ExportFolder(folder, model.about, lambda place: None)
+    target = ExportFolder(folder, model.about)
     gate = _Gate(target, reference, model[0], {**LIMITS, **(limits or {})})
     wanted = [(verb, precision) for verb in verbs for precision in PRECISIONS if precision in precisions]
     with tqdm(total=len(wanted), desc="quantize", unit="graph", disable=not show_progress_bar) as bar:
@@ -335,7 +335,7 @@ def _about(model: Any, model_name: str | None, opset: int) -> dict[str, Any]:
     module = model[0]
     about: dict[str, Any] = {
         "kind": "reranker" if reranker else "embedder",
-        "model": model_name or getattr(module.model.config, "_name_or_path", "") or type(module.model).__name__,
+        "model": _public_name(model_name or getattr(module.model.config, "_name_or_path", "")),
         "architecture": type(module.model).__name__,
         "model_fingerprint": model_fingerprint(model),
         "max_length": model.max_seq_length,
@@ -377,6 +377,11 @@ def _about(model: Any, model_name: str | None, opset: int) -> dict[str, Any]:
         "pooling": pooling[0] if pooling else None,
         "normalized": any(isinstance(part, Normalize) for part in model),
     }
+
+
+def _public_name(name: str) -> str:
+    """A model's name without the folders of this machine."""
+    return os.path.basename(name.rstrip(os.sep)) if os.path.isdir(name) else name
 
 
 def _write_reader(model: Any, folder: Path) -> None:

@@ -165,7 +165,7 @@ def quantize_graph(
                 quantize_static(
                     prepared,
                     target,
-                    _Batches(calibration),
+                    _Batches(calibration, [value.name for value in model.graph.input]),
                     quant_format=QuantFormat.QDQ,
                     op_types_to_quantize=_STATIC,
                     activation_type=QuantType.QUInt8,
@@ -275,12 +275,13 @@ def _prepared(source: Path, target: Path, large: bool) -> None:
 class _Batches:
     """Batches of inputs, as ONNX Runtime's calibration takes them."""
 
-    def __init__(self, batches: Sequence[Features]) -> None:
+    def __init__(self, batches: Sequence[Features], names: Sequence[str]) -> None:
         self.left = iter(batches)
+        self.names = names
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self.left, None)
-        return None if batch is None else dict(batch)
+        return None if batch is None else {name: batch[name] for name in self.names}
 
 
 def _size(path: Path) -> int:

@@ -50,6 +50,8 @@ class OpenVinoSession:
             compiled = core.compile_model(model, "CPU", settings)
         except Exception as error:  # OpenVINO raises RuntimeError and kinds of its own
             raise ExportError(f"{path} cannot be run by OpenVINO: {_first_line(error)}") from error
+        if not model.inputs or not model.outputs:
+            raise ExportError(f"{path} is a graph without inputs or outputs.")
         self.inputs = {value.get_any_name(): _described(value) for value in model.inputs}
         self.outputs = {value.get_any_name(): _described(value) for value in model.outputs}
         self._compiled = compiled
