@@ -309,31 +309,15 @@ def tasks(options: InteractOptions, found: Candidates, answers: AttributeAnswere
 
 
 def _queries(options: InteractOptions, items: Dataset) -> list[str]:
-    if options.query_template is None:
-        name = options.query_column or "text"
+    from mmembed.data.item_fields import ItemFields
+
+    with as_option_errors():
+        made = ItemFields(text_template=options.query_template or "{" + (options.query_column or "text") + "}")
+    for name in made.text_sources:
         if name not in items.column_names:
-            raise OptionsError(f"--query_column: no column {name!r}{did_you_mean(name, items.column_names)}")
-        return ["" if value is None else str(value) for value in items[name][:]]
-    found = []
-    for row in items:
-        try:
-            found.append(options.query_template.format_map({name: _Plain(value) for name, value in row.items()}))
-        except (KeyError, IndexError, AttributeError, ValueError) as error:
-            known = ", ".join(items.column_names)
-            raise OptionsError(f"--query_template {options.query_template!r}: {error}; columns are {known}") from None
-    return found
-
-
-class _Plain(str):
-    """A cell as a template may show it: its text, and nothing of what it is made of."""
-
-    def __new__(cls, value: Any) -> _Plain:
-        return super().__new__(cls, "" if value is None else str(value))
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in ("__format__", "__class__", "__str__"):
-            return super().__getattribute__(name)
-        raise AttributeError(f"a template may name columns alone, not .{name}")
+            which = "query_template" if options.query_template else "query_column"
+            raise OptionsError(f"--{which}: no column {name!r}{did_you_mean(name, items.column_names)}")
+    return [made.text_of(row)[0] or "" for row in items.select_columns(list(made.text_sources))]
 
 
 def _first_words(text: str, words: int | None) -> str:
