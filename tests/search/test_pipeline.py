@@ -314,6 +314,15 @@ def test_what_a_pipeline_refuses(arguments: dict, message: str) -> None:
         SearchPipeline(**arguments)
 
 
+def test_arguments_and_attributes_have_the_same_names(lexical) -> None:
+    # so that whoever wants a pipeline with one part exchanged can make it of another
+    import inspect
+
+    pipeline = SearchPipeline(lexical=lexical, items=ITEMS, depth=7)
+    copy = SearchPipeline(**{name: getattr(pipeline, name) for name in inspect.signature(SearchPipeline).parameters})
+    assert copy.search(["word3 red"]) == pipeline.search(["word3 red"]) and copy.depth == 7
+
+
 def test_vectors_of_another_model_are_refused(model) -> None:
     with pytest.raises(ValueError, match="vectors of 3 numbers, and a model that gives 8"):
         SearchPipeline(vectors=Embeddings(["a"], np.eye(1, 3, dtype=np.float32)), model=model)
