@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -147,7 +147,9 @@ def batch_numbers(items: Dataset, size: int) -> Iterator[list[int]]:
             yield order[first : first + size].tolist()
 
 
-def batches_ahead(rows: ItemRows, numbers: Iterable[list[int]], *, num_workers: int = 0) -> Iterator[Batch]:
+def batches_ahead(
+    rows: ItemRows, numbers: Iterable[list[int]], *, num_workers: int = 0
+) -> Generator[Batch, None, None]:
     """The batches in order, each made while the one before is being encoded.
 
     Args:

@@ -67,7 +67,7 @@ def run(options: EncodeOptions) -> dict[str, Path]:
     with _launched(options) as device:
         items, reader = _items(options, output)
         model = _model(options, device)
-        uses = options.use or _uses(model, items)
+        uses: list[Any] = list(options.use) or _uses(model, items)
         folders = {use: output if len(options.use) == 1 else output / use for use in uses}
         for use, folder in folders.items():
             with as_option_errors():
