@@ -73,6 +73,25 @@ class Ranking:
         return np.isin(self.top[row][self.top[row] >= 0], self.relevant[row]).tolist()
 
 
+def headline(rankings: Mapping[str, Ranking]) -> Literal["recall", "success"]:
+    """What a retrieval is judged by at a glance: recall, or success where some query has several relevant documents.
+
+    With several, recall@1 cannot reach 1, while success@1, which image-text papers call R@1, can.
+
+    Args:
+        rankings: by way, or by direction.
+
+    Returns:
+        The metric's name without its cut-off.
+
+    Example:
+        >>> headline(rank_retrieval((np.eye(2), np.eye(2)), ["a", "b"], ["a", "b"]))
+        'recall'
+    """
+    several = any(len(relevant) > 1 for ranking in rankings.values() for relevant in ranking.relevant)
+    return "success" if several else "recall"
+
+
 def rank_retrieval(
     model: Any,
     queries: Any,

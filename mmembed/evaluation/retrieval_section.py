@@ -9,7 +9,7 @@ from mmembed.evaluation.breakdown import breakdown, labels_of
 from mmembed.evaluation.hit_sheets import worst_first
 from mmembed.evaluation.page_figures import ladder_png
 from mmembed.evaluation.page_images import thumbnail_bytes
-from mmembed.evaluation.ranking import Ranking
+from mmembed.evaluation.ranking import Ranking, headline
 from mmembed.evaluation.retrieval import retrieval_metrics
 from mmembed.evaluation.sections import Figure, Hit, HitList, Section, Table
 from mmembed.images import ImageReader
@@ -49,7 +49,8 @@ def retrieval_section(
         seed: Seed of the resampling.
 
     Returns:
-        The section "retrieval"; its primary metric is the first direction's recall at the smallest k.
+        The section "retrieval"; its primary metric is the first direction's recall at the smallest k, or success where
+        queries have several right documents, see `headline`.
 
     Raises:
         ImportError: Without matplotlib, which draws the figure.
@@ -69,8 +70,14 @@ def retrieval_section(
     way, first = next(iter(rankings.items()))
     asked, found = (documents, queries) if way == "backward" else (queries, documents)
     columns = [name for name in label_columns if name in _columns(asked)]
+    kind = headline(rankings)
     hits = _hit_lists(first, asked, found, reader, columns, None if before is None else before[way], max_hit_lists)
     notes = ["A right document that scores the same as a wrong one stands behind it: ties never help."]
+    if kind == "success":
+        notes.append(
+            "Some queries have several right documents: success@k says that one of them is among the first k (papers on "
+            "images and texts call it R@k), recall@k which share of them."
+        )
     if len(hits) < len(first.query_ids):
         notes.append(
             f"The hit sheets show {len(hits):,} of {len(first.query_ids):,} queries, two thirds of them the worst."
@@ -79,9 +86,11 @@ def retrieval_section(
         "retrieval",
         "Retrieval",
         metrics,
-        f"{first.direction}_recall@{min(ks)}",
+        f"{first.direction}_{kind}@{min(ks)}",
         [
-            _by_label(first, asked, column, name, ks, None if groups is None else groups[way], bootstrap_samples, seed)
+            _by_label(
+                first, asked, column, name, kind, ks, None if groups is None else groups[way], bootstrap_samples, seed
+            )
             for column, name in _names(columns)
         ],
         [_recall_figure(rankings, metrics, ks)],
@@ -110,7 +119,8 @@ def retrieval_differences(
         seed: Seed of the resampling.
 
     Returns:
-        Metric → the paired difference, second minus first, for recall at each k and MRR of each direction.
+        Metric → the paired difference, second minus first, for recall at each k and MRR of each direction; for success
+        too, where queries have several right documents.
 
     Raises:
         ValueError: The two are not of the same queries.
@@ -129,7 +139,7 @@ def retrieval_differences(
             raise ValueError(
                 f"{way}: the two rankings are not of the same queries, so they cannot be compared in pairs"
             )
-        names = [*(f"recall@{k}" for k in ks), "mrr"]
+        names = [f"{kind}@{k}" for kind in _kinds(after) for k in ks] + ["mrr"]
         old, new = before[way].per_query(names), ranking.per_query(names)
         for name in names:
             differences[f"{ranking.direction}_{name}"] = paired_bootstrap(
@@ -147,13 +157,14 @@ def _by_label(
     asked: Any,
     column: str,
     name: str,
+    kind: str,
     ks: Sequence[int],
     clusters: Sequence[str] | None,
     bootstrap_samples: int,
     seed: int,
 ) -> Table:
-    smallest = f"recall@{min(ks)}"
-    shown = [smallest, *([f"recall@{max(ks)}"] if len(ks) > 1 else []), "mrr"]
+    smallest = f"{kind}@{min(ks)}"
+    shown = [smallest, *([f"{kind}@{max(ks)}"] if len(ks) > 1 else []), "mrr"]
     labels = labels_of(asked, column, ranking.query_ids)
     parts = breakdown(ranking.per_query(shown), labels, clusters=clusters, samples=bootstrap_samples, seed=seed)
     rows: list[list[str | float | int | None]] = []
@@ -179,10 +190,14 @@ def _names(columns: Sequence[str]) -> list[tuple[str, str]]:
     return list(named.items())
 
 
+def _kinds(rankings: Mapping[str, Ranking]) -> list[str]:
+    return ["recall"] if headline(rankings) == "recall" else ["success", "recall"]
+
+
 def _recall_figure(rankings: Mapping[str, Ranking], metrics: Mapping[str, float], ks: Sequence[int]) -> Figure:
     steps, rows = [], []
     for ranking in rankings.values():
-        for name in [*(f"recall@{k}" for k in ks), "mrr"]:
+        for name in [f"{kind}@{k}" for kind in _kinds(rankings) for k in ks] + ["mrr"]:
             key = f"{ranking.direction}_{name}"
             ends = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
             steps.append((f"{ranking.direction.replace('_', ' ')}, {name}", metrics[key], *ends))

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
-from mmembed.evaluation.ranking import Ranking
+from mmembed.evaluation.ranking import Ranking, headline
 from mmembed.export.card import CardFacts, write_card
 from mmembed.export.hub_results import EvaluationData
 from mmembed.images import ImageReader
@@ -41,7 +41,7 @@ def summarise(rankings: Mapping[str, Ranking], *, ks: Sequence[int], samples: in
         some query has several relevant documents also "mean_success".
     """
     summary: dict[str, Any] = {}
-    kinds = ("recall", "success") if _several_relevant(rankings) else ("recall",)
+    kinds = ("recall", "success") if headline(rankings) == "success" else ("recall",)
     means: dict[str, list[float]] = {kind: [] for kind in kinds}
     for ranking in rankings.values():
         names = [f"{kind}@{k}" for kind in kinds for k in ks] + ["mrr"]
@@ -55,26 +55,8 @@ def summarise(rankings: Mapping[str, Ranking], *, ks: Sequence[int], samples: in
     return summary | {f"mean_{kind}": float(np.mean(found)) for kind, found in means.items()}
 
 
-def headline(rankings: Mapping[str, Ranking]) -> str:
-    """The metric that a run is judged by at a glance: recall@1, or success@1 where queries have several relevant documents.
-
-    With several, recall@1 cannot reach 1.
-
-    Args:
-        rankings: By way.
-
-    Returns:
-        The name.
-    """
-    return "success@1" if _several_relevant(rankings) else "recall@1"
-
-
-def _several_relevant(rankings: Mapping[str, Ranking]) -> bool:
-    return any(len(relevant) > 1 for ranking in rankings.values() for relevant in ranking.relevant)
-
-
 def gains(before: Mapping[str, Ranking], after: Mapping[str, Ranking], *, samples: int, seed: int) -> dict[str, Any]:
-    """The paired difference in the `headline` metric of each direction, after minus before, over the same queries.
+    """The paired difference in the `headline` metric at 1 of each direction, after minus before, over the same queries.
 
     Args:
         before: Rankings by way.
@@ -86,7 +68,7 @@ def gains(before: Mapping[str, Ranking], after: Mapping[str, Ranking], *, sample
         Direction → {"mean", "low", "high", "p_value", "n"}.
     """
     found = {}
-    metric = headline(after)
+    metric = f"{headline(after)}@1"
     for way, ranking in after.items():
         one, two = (which[way].per_query([metric])[metric] for which in (after, before))
         difference = paired_bootstrap(one, two, samples=samples, seed=seed)

@@ -85,6 +85,7 @@ def _run(options: TrainOptions, args: EmbeddingTrainingArguments, augmentation: 
     from transformers import set_seed
 
     from mmembed.data.training_pairs import TrainingPairs
+    from mmembed.evaluation.ranking import headline
     from mmembed.jobs import run_report
     from mmembed.jobs.catalogue_references import catalogue_references, near_twins
     from mmembed.jobs.model_choice import choose_model, load_named, stored_image_features, stored_text_features
@@ -155,9 +156,11 @@ def _run(options: TrainOptions, args: EmbeddingTrainingArguments, augmentation: 
         merge_lora(model)
     rankings["after"] = _rank(model, test, options, args, data)
     sampling = {"samples": options.bootstrap_samples, "seed": args.seed}
-    measured: dict[str, Any] = {stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()}
+    measured: dict[str, Any] = {
+        stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()
+    }
     measured["gain"] = run_report.gains(rankings["before"], rankings["after"], **sampling)
-    measured["gain_metric"] = run_report.headline(rankings["after"])
+    measured["gain_metric"] = f"{headline(rankings['after'])}@1"
     measured["data"] = {
         **{f"{name} pairs": len(part.pairs) for name, part in data.parts.items()},
         "bad images": len(data.bad_images),

@@ -78,6 +78,7 @@ def run(options: ImageTowerOptions) -> dict[str, Any]:
 
     from mmembed.data.augment import Augmentation
     from mmembed.data.training_pairs import TrainingPairs
+    from mmembed.evaluation.ranking import headline
     from mmembed.jobs import run_report
     from mmembed.jobs.photo_groups import load_photos, photo_pairs
     from mmembed.losses.arcface import MarginGrowth
@@ -147,9 +148,11 @@ def run(options: ImageTowerOptions) -> dict[str, Any]:
         merge_lora(model)
     rankings["after"] = _rank(model, test, args, data)
     sampling = {"samples": options.bootstrap_samples, "seed": args.seed}
-    measured: dict[str, Any] = {stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()}
+    measured: dict[str, Any] = {
+        stage: run_report.summarise(ways, ks=options.ks, **sampling) for stage, ways in rankings.items()
+    }
     measured["gain"] = run_report.gains(rankings["before"], rankings["after"], **sampling)
-    measured["gain_metric"] = run_report.headline(rankings["after"])
+    measured["gain_metric"] = f"{headline(rankings['after'])}@1"
     measured["data"] = {
         **{f"{name} photos": len(part) for name, part in data.parts.items()},
         "training groups": len(set(train["group"][:])),

@@ -144,3 +144,21 @@ def test_a_number_finds_the_n_that_is_nearest_by_its_name() -> None:
     assert measured_one("a_f1", {"a_f1": 0.5, "n": 3.0}).n == 3
     with pytest.raises(ValueError, match="'f2' is not among the metrics f1"):
         measured_one("f2", {"f1": 0.5})
+
+
+def test_with_several_right_documents_success_is_what_counts() -> None:
+    """Recall@1 of a query with two right documents cannot pass one half, however good the model is."""
+    asked, found = {"id": ["a"], "kind": ["x"]}, {"id": ["a1", "a2", "b"]}
+    vectors = np.array([[1.0, 0]]), np.array([[1.0, 0], [0.9, 0.1], [0, 1.0]])
+    rankings = rank_retrieval(vectors, asked, found, {"a": ["a1", "a2"]}, directions="forward")
+    section = retrieval_section(rankings, asked, found, label_columns=["kind"], ks=(1, 3), bootstrap_samples=0)
+    assert section.primary == "text_to_image_success@1" and section.metrics[section.primary] == 1.0
+    assert section.metrics["text_to_image_recall@1"] == 0.5
+    assert "success@1" in section.tables[0].header and any("R@k" in note for note in section.notes)
+    assert {row[1] for row in section.figures[0].table.rows} == {
+        f"{kind}@{k}" for kind in ("success", "recall") for k in (1, 3)
+    } | {"mrr"}
+    assert retrieval_differences(rankings, rankings, bootstrap_samples=10).keys() >= {
+        "text_to_image_success@1",
+        "text_to_image_recall@1",
+    }
