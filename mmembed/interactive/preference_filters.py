@@ -24,7 +24,7 @@ class PairRule:
         min_chosen: least score of the chosen question, in nats.
         min_margin: least difference of the two scores.
         max_rejected: largest score of the rejected question.
-        min_agreeing_seeds: answer seeds that must there be, and all of them find the chosen one better; 1 asks for no second.
+        min_agreeing_seeds: answer seeds that must there be, and all of them find the chosen one better; 1 asks for no second, 0 for none.
         max_words: the longest question.
         max_length_difference: of the two, in words.
         overlap: questions whose words have this Jaccard similarity are near-duplicates, see `is_repeat`.
@@ -51,11 +51,11 @@ class PairRule:
     balance_texts: bool = False
 
     def __post_init__(self) -> None:
-        counts = [self.min_agreeing_seeds, self.max_words, self.max_per_state]
+        counts = [self.max_words, self.max_per_state]
         counts += [] if self.max_per_template is None else [self.max_per_template]
-        if min(counts) < 1 or self.max_length_difference < 0 or not self.min_margin > 0:
+        if min(counts) < 1 or min(self.max_length_difference, self.min_agreeing_seeds) < 0 or not self.min_margin > 0:
             raise ValueError(
-                f"{self}: min_margin is above 0, max_length_difference from 0 on, and what is counted at least 1"
+                f"{self}: min_margin is above 0, max_length_difference and min_agreeing_seeds from 0 on, what is counted at least 1"
             )
         if not (0 < self.overlap <= 1 and 0 < self.settled <= 1):
             raise ValueError(f"overlap={self.overlap}, settled={self.settled}; shares above 0 and at most 1")
