@@ -56,7 +56,7 @@ def run(options: InteractOptions) -> dict[str, dict[str, float]]:
     _check(options)
     from mmembed.jobs.interact_parts import Rankers, candidates
 
-    logging.getLogger("bm25s").setLevel(logging.WARNING)
+    logging.getLogger("bm25s").propagate = False  # it sets its own level, and tells of every index
     found = candidates(options)
     rankers = Rankers(options, found)
     if options.simulate:

@@ -36,7 +36,9 @@ class InteractOptions(DataOptions):
         None,
         "model of texts and document_use: folder, Hub name, package:NAME/FOLDER; null: the words of the items' texts",
     )
-    embeddings: Path | None = option(None, "folder of the items' vectors under the model; null: they are encoded")
+    embeddings: Path | None = option(
+        None, "folder of the items' vectors under the model, also of those that calibrate; null: they are encoded"
+    )
     batch_size: int = option(64, "rows encoded at once")
     query_text: Literal["query", "joined"] = option(
         "query", "what is searched with: the query alone, or joined with what was answered, other than no"

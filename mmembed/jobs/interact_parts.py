@@ -95,6 +95,7 @@ class Rankers:
         self.options, self.found = options, found
         self.vectors: Embeddings | None = None
         self._model: Any = None
+        self._source: Any = None
         if options.model is None:
             if options.embeddings is not None or options.query_vector != "text":
                 raise OptionsError("--embeddings and --query_vector need --model, which encodes the queries")
@@ -103,9 +104,9 @@ class Rankers:
             raise OptionsError("--document_use any: choose text, image or fused")
         maker = self._encoder(options.model)
         self._model = maker.model
-        stored = None if options.embeddings is None else self._encoder(str(options.embeddings))
+        self._source = maker if options.embeddings is None else self._encoder(str(options.embeddings))
         with as_option_errors():
-            self.vectors = (stored or maker).of(found.items, options.document_use)
+            self.vectors = self._source.of(found.items, options.document_use)
 
     def _encoder(self, name: str) -> Any:
         from mmembed.jobs.evaluation_vectors import EvaluationVectors
@@ -187,7 +188,7 @@ class Rankers:
             calibrating = found.known.select(sorted(rows))
             known = known.of(calibrating["id"][:])
             with as_option_errors():
-                of_known = self._encoder(str(options.model)).of(calibrating, options.document_use)
+                of_known = self._source.of(calibrating, options.document_use)
                 # Both together: what is fitted on the known rows holds for all.
                 both = _stacked(of_known, self.vectors, calibrating["id"][:], found.items["id"][:])
                 told = zero_shot_attributes(
