@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -134,23 +135,21 @@ def _pipeline(options: ServeOptions, model: Any, reranker: Any) -> Any:
         )
     if options.index is None:
         return None
-    from mmembed.data.reading import read_items
+    from mmembed.images import ImagePolicy, ImageReader
+    from mmembed.jobs.data_options import ItemsOptions
+    from mmembed.jobs.search_options import SearchOptions
+    from mmembed.jobs.search_parts import read_parts
 
-    items, reader = None, None
-    if options.items is not None:
-        items = read_items(options.items, image_root=options.image_root)
-        if options.image_root is not None:
-            from mmembed.images import ImagePolicy, ImageReader
-
-            reader = ImageReader(ImagePolicy(root=options.image_root))
-    use = "text" if options.reranker_kind == "text" else "fused"
+    columns = {field.name: getattr(options, field.name) for field in dataclasses.fields(ItemsOptions) if field.init}
+    parts = read_parts(SearchOptions(**columns, show_progress_bar=False))
+    use: Any = "text" if options.reranker_kind == "text" else "fused"
     return SearchPipeline(
         index=_load_index(options.index, model),
         model=model,
-        items=items,
-        reader=reader,
-        reranker=reranker if items is not None else None,
-        rerank_use=use,  # type: ignore[arg-type]
+        items=parts.items,
+        reader=None if parts.root is None else ImageReader(ImagePolicy(root=parts.root)),
+        reranker=reranker if parts.items is not None else None,
+        rerank_use=use,
     )
 
 

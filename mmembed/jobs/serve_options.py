@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mmembed.jobs.data_options import option
+from mmembed.jobs.data_options import ItemsOptions, option
 
 
 @dataclass
-class ServeOptions:
+class ServeOptions(ItemsOptions):
     """Which model answers, at which address, and how much may be asked at once.
 
     A model alone encodes; with an index, or a pipeline, it searches; with a reranker it reranks. The key is no option, so
@@ -19,8 +19,7 @@ class ServeOptions:
     # what is served
     model: str | None = option(None, "embedding model: a folder, a Hub name, package:NAME/FOLDER, or an ONNX folder")
     index: str | None = option(None, "folder of an index that is searched with the model's vectors")
-    items: str | None = option(None, "ITEMS of the index's documents, for filters and attributes")
-    image_root: str | None = option(None, "folder below which the items' images lie")
+    items: str | None = option(None, "ITEMS of the index's documents, for filters, attributes and the reranker")
     pipeline: str | None = option(None, "folder of a search pipeline, instead of model and index")
     reranker: str | None = option(None, "pair scorer for /rerank, and for /search over an index with items")
     reranker_kind: Literal["text", "vision_language", "blip_itm"] = option("text", "what kind of pair scorer that is")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmembed.jobs.option_errors import as_option_errors, check_names
-from mmembed.jobs.options import apply_extra
+from mmembed.jobs.options import OptionsError, apply_extra
 from mmembed.jobs.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ def build_arguments(
     known = [field.name for field in dataclasses.fields(options)]
     given = apply_extra(kind, options.extra, options.sources, known=known)
     given = {"use_cpu": not torch.cuda.is_available(), **defaults(given), **given}
+    if given.get("push_to_hub"):
+        raise OptionsError(
+            "--push_to_hub: the trainer would upload its arguments as a pickle; train, look at the figures, and publish "
+            "with `mmembed push --model OUTPUT_DIR/model`"
+        )
     given["output_dir"] = str(options.output_dir or free_output_dir(Path("runs") / run_folder))
     with as_option_errors():
         return kind(**given)

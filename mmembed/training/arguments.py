@@ -109,6 +109,10 @@ class EmbeddingTrainingArguments(SentenceTransformerTrainingArguments):
             raise ValueError("matryoshka_weights without matryoshka_dims weigh nothing; give the dimensions too.")
         if self.logging_nan_inf_filter:
             raise ValueError("logging_nan_inf_filter=True would log a NaN loss as 0; leave it False.")
+        if self.push_to_hub:
+            raise ValueError(
+                "push_to_hub would upload these arguments as a pickle; use mmembed.push_to_hub afterwards."
+            )
         super().__post_init__()
         if self.early_stopping_patience is not None:
             if self.early_stopping_patience < 1:

@@ -65,3 +65,11 @@ def test_images_vary_where_they_are_not_stored(tmp_path: Path) -> None:
 
 def test_any_side_is_measured_as_both() -> None:
     assert [measured_use(use) for use in ("text", "image", "any")] == ["text", "image", "fused"]
+
+
+def test_a_run_does_not_upload_by_itself(tmp_path: Path) -> None:
+    """The trainer's own upload holds training_args.bin, a pickle."""
+    with pytest.raises(OptionsError, match="mmembed push"):
+        embedding_arguments(options_of(tmp_path, push_to_hub=True))
+    with pytest.raises(OptionsError, match="mmembed push"):
+        train_image_tower(["--push_to_hub", "true", "--output_dir", str(tmp_path)])

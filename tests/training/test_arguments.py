@@ -27,6 +27,7 @@ def test_defaults_stop_at_nan_and_at_stalled_workers(tmp_path: Path) -> None:
         ({"layer_learning_rate_decay": 0.0}, r"layer_learning_rate_decay=0.0; it must lie in \(0, 1\]"),
         ({"layer_learning_rate_decay": 1.5}, "layer_learning_rate_decay=1.5"),
         ({"logging_nan_inf_filter": True}, "would log a NaN loss as 0"),
+        ({"push_to_hub": True}, "as a pickle"),
         ({"batch_sampler": "no_duplicates_hashd"}, "no_duplicates_hashd"),
         ({"loss_arguments": "{temperature: 1}"}, "loss_arguments=.* is no JSON object"),
         ({"loss_arguments": "[1]"}, "loss_arguments=.* is no JSON object"),
