@@ -86,7 +86,7 @@ def run(options: IndexOptions) -> Index | None:
             **wanted.parameters(),
         )
     if fit is not None and report is not None:
-        measured = {**fit.to_dict(), "measure": report.measure, "floor": report.floor}
+        measured = {**fit.to_dict(), "measure": report.measure, "floor": report.floor, "documents": report.documents}
         # JSON has no NaN: of nothing no share is kept
         index.fit = {name: None if value != value else value for name, value in measured.items()}
     index.save(str(options.output_dir))

@@ -192,7 +192,7 @@ class Index:
             )
         parts = build_parts(embeddings, settings, calibration=calibration, show_progress_bar=show_progress_bar)
         about: dict[str, Any] = {name: embeddings.manifest.get(name) for name in MADE_BY}
-        index = cls(parts, settings, {**about, "dim": dim})
+        index = cls(parts, settings, {**about, "dim": dim, "calibration": None, "fit": None})
         if index.calibration is not None:
             index._about["calibration"] = {"count": index.calibration.count, "of": dict(index.calibration.source)}
         return index
@@ -290,11 +290,11 @@ class Index:
             ValueError: k below 1.
             DataError: queries of another shape or dimension, or with NaN or infinity.
         """
-        if type(k) is not int or k < 1:
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"k={k!r}; give a whole number of at least 1")
         vectors = checked_queries(queries, self._widths())
         mask, count = self._mask(allowed)
-        k = min(k, count)
+        k = min(int(k), count)
         depth = min(count, k * (self.settings.oversample or 1))
         found: list[dict[str, float]] = []
         at_once = max(1, CANDIDATES_AT_ONCE // (depth + SPARE))
@@ -449,19 +449,7 @@ class Index:
             expected["model_fingerprint"] = model_fingerprint(model)
         index_files.check_made_by(folder, manifest, expected)
         parts, settings = read_parts(folder, manifest, memory_map=memory_map)
-        own = (
-            "format",
-            "version",
-            "kind",
-            "parameters",
-            "metric",
-            "normalised",
-            "count",
-            "rows",
-            "files",
-            "manifest_sha256",
-        )
-        return cls(parts, settings, {name: value for name, value in manifest.items() if name not in own})
+        return cls(parts, settings, {name: manifest.get(name) for name in (*MADE_BY, "dim", "calibration", "fit")})
 
     # --- what holds it together ----------------------------------------------------------------------------------
 

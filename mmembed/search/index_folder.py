@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmembed.data.schema import DataError
+from mmembed.data.schema import DataError, shown
 from mmembed.search import index_files
 from mmembed.search.index_building import IndexParts
 from mmembed.search.index_kinds import BinaryStructure, FloatStructure, Structure, inverted_ids
@@ -75,8 +75,7 @@ def read_parts(folder: str, manifest: dict[str, Any], *, memory_map: bool = Fals
     for problem in _problems(found, settings, width, len(ids)):
         file = os.path.join(folder, index_files.STRUCTURE)
         raise DataError(f"{problem}; build the index again", file=file)
-    source = manifest.get("calibration") or {}
-    about = Calibration(np.zeros((2, 0), np.float32), int(source.get("count", 0)), source.get("of", {}))
+    about = _calibrated_on(manifest, path)
     structure: Structure
     if binary:
         structure = BinaryStructure(found, width, mapped=memory_map)
@@ -106,6 +105,15 @@ def _read_kept(folder: str, precision: str, shape: tuple[int, int], about: Calib
         return KeptVectors([array], precision)
     ranges = index_files.read_array(folder, index_files.RANGES, (2, shape[1]), np.dtype(np.float32), mapped=False)
     return KeptVectors([array], precision, dataclasses.replace(about, ranges=ranges))
+
+
+def _calibrated_on(manifest: dict[str, Any], path: str) -> Calibration:
+    """What the manifest says of a calibration, without its ranges."""
+    found = manifest.get("calibration") or {"count": 0, "of": {}}
+    count, source = (found.get("count"), found.get("of")) if isinstance(found, dict) else (None, None)
+    if type(count) is not int or not isinstance(source, dict):
+        raise DataError(f"found {shown(found)}, expected a count and what was counted", file=path, field="calibration")
+    return Calibration(np.zeros((2, 0), np.float32), count, source)
 
 
 def _ranges_of(index: Any, settings: IndexSettings, about: Calibration) -> Calibration | None:

@@ -36,7 +36,8 @@ class IndexSettings:
 
     Args:
         kind: "flat": every vector is compared. "ivf": vectors lie in lists by their nearest centroid, and a query looks
-            into the nearest lists (inverted file). "hnsw": a graph of neighbours is walked (Malkov and Yashunin 2018).
+            into the nearest lists (inverted file). "hnsw": a graph of neighbours is walked (Malkov and Yashunin 2018);
+            built by several threads it is not quite the same each time.
             "pq": a vector is one byte for each of its segments (product quantisation, Jégou et al. 2011), every one is
             compared. "ivf_pq": both. "binary": one bit a dimension, compared by the number of equal bits.
         precision: of the numbers of "flat", "ivf" and "hnsw": "float32", "float16", or "int8" by a calibration.

@@ -85,6 +85,7 @@ def test_the_manifest_says_what_the_index_is(tmp_path: Path) -> None:
         "prompt": "q: ",
         "dim": 8,
         "calibration": {"count": 260, "of": {**MADE_BY, "use": "text"}},
+        "fit": None,
         "count": 260,
         "rows": 260,
     }
@@ -201,6 +202,8 @@ def rewritten(folder: Path, manifest: dict[str, Any]) -> None:
         ("parameters", {"precision": "float32", "truncate_dim": 9}, "at most 8"),
         ("parameters", {"precision": "float32", "shape": 1}, "no setting of an index"),
         ("parameters", [1], "'parameters'"),
+        ("calibration", [1], "'calibration'"),
+        ("calibration", {"count": "many", "of": {}}, "'calibration'"),
     ],
 )
 def test_a_forged_manifest_fits_its_files_or_is_refused(flat: Path, field: str, value: Any, message: str) -> None:
