@@ -18,7 +18,7 @@ from mmembed.images import ImagePolicy
 from mmembed.interactive.answerability import answerable_from_dialogue
 from mmembed.interactive.candidate_views import CandidateViews, without_blocks
 from mmembed.interactive.question_choice import QuestionChoice
-from mmembed.interactive.question_prompt import ReplyError, question_messages, read_reply
+from mmembed.interactive.question_prompt import INSTRUCTIONS, ReplyError, question_messages, read_reply
 from mmembed.interactive.questions import Answer, DialogueState, Question
 from mmembed.interactive.vision_language_loading import load_vision_language
 from mmembed.interactive.vision_language_model import VisionLanguageModel
@@ -61,6 +61,7 @@ class VisionLanguageQuestioner:
         differ_in: what the candidates of a state may differ in, as the prompt tells it; None: nothing is told.
         candidates: questions to choose from, such as `AttributeQuestioner(…).gains`; None: the model writes its own.
         weigh: how it chooses among them.
+        instructions: what the prompt asks for; a model that was trained on others is asked with those.
 
     Raises:
         ModelError: no such model, or "implicit_reward" of one without an adapter.
@@ -98,6 +99,7 @@ class VisionLanguageQuestioner:
         differ_in: Callable[[DialogueState], Sequence[str]] | None = None,
         candidates: Callable[[DialogueState], Sequence[Question]] | None = None,
         weigh: Weight = "log_probability",
+        instructions: str = INSTRUCTIONS,
     ) -> None:
         if samples < 1 or num_shown < 0 or weigh not in ("log_probability", "implicit_reward"):
             raise ValueError(f"samples={samples}, num_shown={num_shown}, weigh={weigh!r}; see the documentation")
@@ -117,6 +119,7 @@ class VisionLanguageQuestioner:
             "max_new_tokens": max_new_tokens,
         }
         self.differ_in, self.candidates, self.weigh = differ_in, candidates, weigh
+        self.instructions = instructions
         self.dropped: Counter[str] = Counter()
 
     def ask(self, state: DialogueState) -> Question | None:
@@ -178,7 +181,11 @@ class VisionLanguageQuestioner:
         seen, pictures, captions = self.views.shown(state, self.num_shown)
         options = self.differ_in(state) if self.differ_in is not None else ()
         (message,) = question_messages(
-            seen, captions=captions, options=options, special_tokens=self.model.control_tokens
+            seen,
+            captions=captions,
+            options=options,
+            special_tokens=self.model.control_tokens,
+            instructions=self.instructions,
         )
         return seen, pictures, [{"role": "user", "content": without_blocks(message["content"], len(pictures))}]
 

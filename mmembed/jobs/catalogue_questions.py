@@ -20,12 +20,15 @@ import numpy as np
 
 from mmembed.jobs.option_errors import as_option_errors, check_names
 from mmembed.jobs.options import OptionsError
+from mmembed.jobs.questioner_loop import ShownAttributes, play_loop
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from mmembed.interactive.answerers import AttributeAnswerer
     from mmembed.interactive.preference_scores import PreferenceState, ScoredQuestion
     from mmembed.interactive.session import InteractiveSession
+    from mmembed.interactive.simulation import Task
     from mmembed.jobs.dpo_options import DpoOptions
 
 #: Arguments of TRL's trainer where nothing else is said.
@@ -108,7 +111,7 @@ def catalogue_run(options: DpoOptions, out: Path) -> tuple[Dataset, Dataset, str
     told = json.dumps(dataclasses.asdict(drawn), indent=1, sort_keys=True)
     record, base = folder / "settings.json", folder / "base"
     if not (record.is_file() and record.read_text(encoding="utf-8") == told):
-        parts = catalogue_parts(drawn, (drawn.train_part, drawn.part))
+        parts = catalogue_parts(drawn, (drawn.train_part, drawn.part), cache_dir=folder / "drawn")
         for name, file in ((drawn.train_part, "train"), (drawn.part, "held_out")):
             write_preference_rows(parts[name].pairs(), folder / f"{file}.parquet")
         if options.model is None:
@@ -140,8 +143,8 @@ class CataloguePart:
         )
         self.query_of = captions_of(items, True)
 
-    def session(self, rounds: int) -> InteractiveSession:
-        """A search by words, the best five of which are shown, in which any attribute of those is asked about."""
+    def session(self, rounds: int, questioner: Any = None) -> InteractiveSession:
+        """A search by words, the best five of which are shown; None asks about any attribute of those."""
         from mmembed.interactive.rankers import TextRanker
         from mmembed.interactive.session import InteractiveSession
         from mmembed.search.lexical import LexicalIndex
@@ -150,7 +153,7 @@ class CataloguePart:
         index = LexicalIndex.build(self.items["id"][:], texts, show_progress_bar=False)
         return InteractiveSession(
             TextRanker(index),
-            _AnyOfTheShown(self),
+            questioner or ShownAttributes(self.asks),
             likelihood=self.asks,
             temperature=2.0,
             max_rounds=rounds,
@@ -159,18 +162,54 @@ class CataloguePart:
 
     def states(self, count: int) -> list[PreferenceState]:
         """Dialogues about drawn targets, at the wanted rounds."""
-        from mmembed.data.keys import permutation
-        from mmembed.interactive.answerers import AttributeAnswerer
         from mmembed.interactive.preference_states import dialogue_states
+
+        rounds = sorted(set(self.drawn.after_rounds))
+        wanted = self.tasks(-(-count // max(len(rounds), 1)))
+        found = dialogue_states(self.session(rounds[-1]), wanted, self.answerer(), after_rounds=rounds)
+        return found[:count]
+
+    def tasks(self, count: int) -> list[Task]:
+        """Products to look for, each by the kind of product that it is."""
+        from mmembed.data.keys import permutation
         from mmembed.interactive.simulation import Task
 
-        ids, rounds = self.items["id"][:], sorted(set(self.drawn.after_rounds))
+        ids = self.items["id"][:]
         order = permutation(len(ids), self.drawn.seed, 0).tolist()
-        tasks = [Task(ids[row], ids[row], self.query_of(ids[row])) for row in order if self.query_of(ids[row])]
-        wanted = tasks[: -(-count // max(len(rounds), 1))]
-        answers = AttributeAnswerer(self.table, seed=self.drawn.seed)
-        found = dialogue_states(self.session(rounds[-1]), wanted, answers, after_rounds=rounds)
-        return found[:count]
+        return [Task(ids[row], ids[row], self.query_of(ids[row])) for row in order if self.query_of(ids[row])][:count]
+
+    def answerer(self) -> AttributeAnswerer:
+        """Who knows what is true of each product."""
+        from mmembed.interactive.answerers import AttributeAnswerer
+
+        return AttributeAnswerer(self.table, seed=self.drawn.seed)
+
+    def loop(
+        self, models: Mapping[str, Any], *, dialogues: int, rounds: int, samples: int, quiet: bool
+    ) -> dict[str, Any]:
+        """Dialogues with models that choose among questions about what is shown, beside who chooses any of them, and beside
+        `AttributeQuestioner`, which knows all candidates' attributes."""
+        from mmembed.interactive.vision_language_questioner import VisionLanguageQuestioner
+
+        shown = ShownAttributes(self.asks)
+        items, captions = self.told(), "told" if self.drawn.captions else None
+        questioners: dict[str, Any] = {
+            name: VisionLanguageQuestioner(
+                model, items, caption_column=captions, candidates=shown.questions, instructions=INSTRUCTIONS
+            )
+            for name, model in models.items()
+        }
+        return play_loop(
+            lambda questioner: self.session(rounds, questioner),
+            self.tasks(dialogues),
+            self.answerer(),
+            {**questioners, "any of the shown": shown, "attributes": self.asks},
+            first="trained",
+            rounds=rounds,
+            samples=samples,
+            seed=self.drawn.seed,
+            show_progress_bar=not quiet,
+        )
 
     def pairs(self) -> Dataset:
         """Pairs labelled by what questions tell about the candidates that are shown."""
@@ -237,34 +276,21 @@ class CataloguePart:
         return self.items.select_columns(["id", "image"]).add_column("told", words)
 
 
-class _AnyOfTheShown:
-    """Asks about any attribute that one of the shown candidates has, as the small model does that was taught to ask."""
-
-    def __init__(self, part: CataloguePart) -> None:
-        self.part = part
-
-    def ask(self, state: Any) -> Any:
-        table = self.part.table
-        shown = list(state.shown or state.ids[:5])
-        held = table.filled(table.rows(shown)).any(axis=0)
-        asked = {turn.question.attribute for turn in state.turns}
-        free = [attribute for attribute, there in zip(table.attributes, held) if there and attribute not in asked]
-        if not free:
-            return None
-        attribute = free[int(np.random.default_rng(state.seed).integers(len(free)))]
-        return self.part.asks.yes_no_question(attribute, None, {"questioner": "any"})
-
-
-def catalogue_parts(drawn: CatalogueQuestions, names: Sequence[str]) -> dict[str, CataloguePart]:
+def catalogue_parts(
+    drawn: CatalogueQuestions, names: Sequence[str], *, cache_dir: Path | None = None
+) -> dict[str, CataloguePart]:
     """The products of some parts of the drawn catalogue.
 
     Args:
         drawn: what is drawn.
         names: of the parts.
+        cache_dir: where the drawing is kept.
     """
     from mmembed.data.catalogue import demo_catalogue
 
-    products = demo_catalogue(products=drawn.products, photos=1, size=drawn.size, seed=drawn.seed).products
+    products = demo_catalogue(
+        products=drawn.products, photos=1, size=drawn.size, seed=drawn.seed, cache_dir=cache_dir
+    ).products
     found = {}
     for name in names:
         rows = [row for row, part in enumerate(products["split"][:]) if part == name]
@@ -372,6 +398,22 @@ def _settled(one: PreferenceState) -> frozenset[str]:
     )
 
 
-def settings_of(folder: Path) -> Mapping[str, Any]:
-    """What a run's pairs were drawn with."""
-    return json.loads((folder / "catalogue" / "settings.json").read_text(encoding="utf-8"))
+def catalogue_loop(
+    options: DpoOptions, out: Path, models: Mapping[str, Any], *, dialogues: int, rounds: int, quiet: bool
+) -> dict[str, Any]:
+    """Play dialogues over the held-out part with the models of a run.
+
+    Args:
+        options: of the run.
+        out: its folder.
+        models: `VisionLanguageModel`s by name, "trained" among them.
+        dialogues: how many.
+        rounds: questions in each.
+        quiet: show no bar.
+
+    Returns:
+        As of `play_loop`.
+    """
+    drawn = CatalogueQuestions(**options.catalogue)
+    part = catalogue_parts(drawn, (drawn.part,), cache_dir=out / "catalogue" / "drawn")[drawn.part]
+    return part.loop(models, dialogues=dialogues, rounds=rounds, samples=options.bootstrap_samples, quiet=quiet)

@@ -53,6 +53,10 @@ def run(options: DpoOptions) -> dict[str, Any]:
 
     if options.held_out is not None and options.pairs is None:
         raise OptionsError("--held_out goes with --pairs; drawn pairs bring held-out ones of their own")
+    if options.loop and options.pairs is None:
+        raise OptionsError("--loop goes with --pairs; of drawn pairs the loop is over the drawn products")
+    if options.loop_dialogues and options.pairs is not None and not options.loop:
+        raise OptionsError("--loop: say over which items the dialogues are, such as {items: items.jsonl, part: test}")
     if options.catalogue and options.pairs is not None:
         raise OptionsError("--catalogue is of drawn pairs; leave it out beside --pairs")
     args = _training_arguments(options)
@@ -120,13 +124,19 @@ def _run(options: DpoOptions, args: Any) -> dict[str, Any]:
         "trainable parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
     }
 
-    # 5. save
+    # 5. ask in dialogues, with what it was trained from beside it
+    if options.loop_dialogues:
+        figures["loop"] = _loop(options, out, trained, processor, name, quiet=bool(args.disable_tqdm))
+
+    # 6. save
     def save(folder: str) -> None:
         dpo_report.save_model(trained, processor, folder)
         dpo_report.write_card(Path(folder), figures, options=options, args=args, base_model=name)
 
     write_whole(out / "model", save)
     write_json(out / "metrics.json", figures)
+    if "loop" in figures:
+        sys.stdout.write(f"\n{figures['loop']['table']}\n")
     sys.stdout.write(
         f"\n{dpo_report.results_table(figures)}\n\nmetrics  {out / 'metrics.json'}\nmodel    {out / 'model'}\n"
     )
@@ -230,6 +240,25 @@ def _warm(
     if args.process_index == 0:
         write_whole(kept, lambda folder: model.save_pretrained(folder))
     return model, None
+
+
+def _loop(options: DpoOptions, out: Path, trained: Any, processor: Any, name: str, *, quiet: bool) -> dict[str, Any]:
+    """The same dialogues with the base, the trained model and others."""
+    from mmembed.interactive.vision_language_model import VisionLanguageModel
+
+    base, _ = _load(options, name)
+    models = {
+        "base": VisionLanguageModel(base.to(trained.device), processor, name=name, batch_size=32),
+        "trained": VisionLanguageModel(trained, processor, name=f"{out.name}/model", batch_size=32),
+    }
+    shared: dict[str, Any] = {"dialogues": options.loop_dialogues, "rounds": options.loop_rounds, "quiet": quiet}
+    if options.pairs is None:
+        from mmembed.jobs.catalogue_questions import catalogue_loop
+
+        return catalogue_loop(options, out, models, **shared)
+    from mmembed.jobs.questioner_loop import loop_over_items
+
+    return loop_over_items(options.loop, out, models, samples=options.bootstrap_samples, **shared)
 
 
 class _Measurement:

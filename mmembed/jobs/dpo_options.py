@@ -53,6 +53,16 @@ class DpoOptions:
     )
     precompute_reference: bool = option(True, "compute the reference's log-probabilities once, not in every step")
 
+    # the loop, with the base and the trained model
+    loop_dialogues: int = option(
+        0, "dialogues that are played with both, choosing among questions about what is shown; 0: none"
+    )
+    loop_rounds: int = option(5, "questions in each")
+    loop: dict[str, Any] = option(
+        {},
+        "of `mmembed interact`: items, attributes, query_column, …, where the pairs are your own; answers are simulated",
+    )
+
     # what comes out
     output_dir: str | None = option(None, "folder of the run; null: runs/dpo, or the next free runs/dpo-N")
     resume: bool = option(True, "go on from the newest whole checkpoint in output_dir")

@@ -84,10 +84,12 @@ def test_the_whole_run_in_small(tmp_path):
         "layers": 1,
     }
     words = ["--output_dir", str(tmp_path), "--catalogue", json.dumps(catalogue), "--train", "full", "--max_steps", "2", "--use_cpu", "true",
-             "--per_device_train_batch_size", "4", "--disable_tqdm", "true", "--bootstrap_samples", "100"]  # fmt: skip
+             "--per_device_train_batch_size", "4", "--disable_tqdm", "true", "--bootstrap_samples", "100", "--loop_dialogues", "2",
+             "--loop_rounds", "1"]  # fmt: skip
     found = run(parse_options(DpoOptions, words))
     assert set(found["accuracy"]) == {"base", "trained"} and found["steps"] == 2
     assert set(found["without images"]) == {"text", "template", "length"}
+    assert set(found["loop"]["compared"]) == {"base", "any of the shown", "attributes"}
     assert (tmp_path / "model" / "model.safetensors").is_file()
     base = (tmp_path / "catalogue" / "base" / "model.safetensors").stat().st_mtime_ns
     again = run(parse_options(DpoOptions, words))  # the model that was taught is read, not taught again
