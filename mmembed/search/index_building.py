@@ -104,7 +104,13 @@ class _Truncated:
         return self._dim
 
     def block(self, start: int, stop: int) -> np.ndarray:
-        return truncated(self.rows.block(start, stop), self._dim)
+        return self.take(np.arange(start, min(stop, len(self))), in_order=True)
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        return truncated(self.rows.take(rows), self._dim)
+    def take(self, rows: np.ndarray, *, in_order: bool = False) -> np.ndarray:
+        found = np.empty((len(rows), self._dim), dtype=np.float32)
+        size = max(1, _FLOATS_A_BLOCK // self.rows.dim)  # as many whole vectors as a block holds, not short ones
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            whole = self.rows.block(int(some[0]), int(some[-1]) + 1) if in_order else self.rows.take(some)
+            found[start : start + size] = truncated(whole, self._dim)
+        return found

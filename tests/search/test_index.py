@@ -462,3 +462,34 @@ def test_ids_of_any_script(tmp_path) -> None:
     assert index.ids == ids and set(index.search(unit(1, 0), 7)[0]) == set(ids)
     lines = (tmp_path / "index" / "ids.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == ids
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "binary", "rescore": "float32"},
+        {"kind": "binary", "rescore": "int8"},
+        {"kind": "flat", "precision": "int8", "truncate_dim": 64},
+        {"kind": "flat"},
+    ],
+    ids=str,
+)
+def test_building_holds_blocks_of_a_mapped_file_and_not_all_of_it(
+    options: dict[str, Any], tmp_path, monkeypatch
+) -> None:
+    import tracemalloc
+
+    from mmembed.search import index_building, kept_vectors, quantization
+
+    rows, dim = 8000, 1024  # 32 MiB in the file
+    Embeddings([f"{row}" for row in range(rows)], unit(rows, 0, dim)).save(tmp_path / "vectors", shard_rows=3000)
+    embeddings = Embeddings.load(tmp_path / "vectors")
+    Index.build(Embeddings(["a", "b"], unit(2, 0, dim)), **options)  # what is imported is no part of it
+    for module in (index_building, kept_vectors, quantization):
+        monkeypatch.setattr(module, "_FLOATS_A_BLOCK", 2**18)
+    monkeypatch.setattr(kept_vectors, "_BYTES_IN_MEMORY", 2**20)
+    tracemalloc.start()
+    index = Index.build(embeddings, **options)
+    peak = tracemalloc.get_traced_memory()[1]  # of Python and numpy; FAISS holds what the kind needs
+    tracemalloc.stop()
+    assert peak < 12 * 2**20 and len(index) == rows
