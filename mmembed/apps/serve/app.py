@@ -215,12 +215,10 @@ class _Work:
         filters = filters_of(asked.filters)
         settings = (asked.k, asked.rerank, json.dumps(filters, sort_keys=True))
         hits = await self._do(SEARCH, settings, (query, filters), rows=1)
-        answers = []
-        for hit in hits:
-            told = asdict(hit)
-            if asked.fields:
-                told["attributes"] = self.served.attributes(hit.id, asked.fields)
-            answers.append(told)
+        answers = [asdict(hit) for hit in hits]
+        if asked.fields:
+            for told, attributes in zip(answers, self.served.attributes([hit.id for hit in hits], asked.fields)):
+                told["attributes"] = attributes
         return await _json({"hits": answers})
 
     async def rerank(self, request: Request, holding: Holding) -> Response:

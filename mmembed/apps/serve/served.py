@@ -40,6 +40,7 @@ class Served:
     dimensions: tuple[int, ...] = ()
     batch_size: int = 32
     _rows: dict[str, int] = field(default_factory=dict, repr=False)
+    _columns: list[str] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         if not self.names or not all(self.names):
@@ -52,6 +53,7 @@ class Served:
                 raise ServeError(f"dimensions={length}: the model's vectors have {width or 'no'} numbers")
         if self.items is not None:
             self._rows.update({id: row for row, id in enumerate(self.items["id"][:])})
+            self._columns.extend(filter_columns(self.items))
 
     @property
     def items(self) -> Dataset | None:
@@ -167,27 +169,29 @@ class Served:
         Raises:
             Rejection: 400.
         """
-        known = filter_columns(self.items) if self.items is not None else {}
         for name in names:
-            if name not in known:
-                there = ", ".join(known) or "none: this server knows ids alone"
+            if name not in self._columns:
+                there = ", ".join(self._columns) or "none: this server knows ids alone"
                 raise Rejection(
                     400, f"fields: no attribute {name[:40]!r}; there are {there}", code="field", param="fields"
                 )
 
-    def attributes(self, id: str, names: Sequence[str]) -> dict[str, Any]:
-        """Attributes of an item, those that `check_fields` let through."""
-        items, row = self.items, self._rows.get(id)
-        if items is None or row is None:
-            return dict.fromkeys(names)
-        outer = list(dict.fromkeys(name if name in items.column_names else name.partition(".")[0] for name in names))
-        found = items.select_columns(outer)[row]
-        answer = {}
-        for name in names:
-            first, _, inner = (name, "", "") if name in items.column_names else name.partition(".")
-            value = found[first]
-            answer[name] = value.get(inner) if inner and isinstance(value, dict) else value
-        return answer
+    def attributes(self, ids: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
+        """Attributes of items, those that `check_fields` let through; of an id that is none of theirs, None."""
+        items = self.items
+        known = [] if items is None else [id for id in ids if id in self._rows]
+        found: dict[str, dict[str, Any]] = {}
+        if items is not None and known:
+            columns = set(items.column_names)
+            outer = list(dict.fromkeys(name if name in columns else name.partition(".")[0] for name in names))
+            table = items.select_columns(outer)[[self._rows[id] for id in known]]
+            for row, id in enumerate(known):
+                found[id] = {}
+                for name in names:
+                    first, _, inner = (name, "", "") if name in columns else name.partition(".")
+                    value = table[first][row]
+                    found[id][name] = value.get(inner) if inner and isinstance(value, dict) else value
+        return [found.get(id, dict.fromkeys(names)) for id in ids]
 
 
 def shortened(vectors: np.ndarray, length: int | None) -> np.ndarray:

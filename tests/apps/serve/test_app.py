@@ -561,3 +561,19 @@ def test_something_is_served(model) -> None:
     schema = create_app(Served(("x",), model=model)).openapi()
     assert set(schema["paths"]) == {"/v1/models", "/v1/embeddings", "/encode", "/health", "/metrics"}
     assert "inputs" in json.dumps(schema["paths"]["/encode"])
+
+
+def test_attributes_inside_others_and_of_ids_that_are_not_there() -> None:
+    items = Dataset.from_dict(
+        {"id": ["a", "b"], "text": ["x", "y"], "about": [{"size": "S", "tags": ["new"]}, {"size": None, "tags": []}]}
+    )
+    pipeline = SearchPipeline(lexical=LexicalIndex.build(["a", "b"], ["x", "y"]), items=items)
+    served = Served(("x",), pipeline=pipeline)
+    served.check_fields(["about.size", "text"])
+    names = ["about.size", "about.tags", "text"]
+    assert served.attributes(["b", "gone", "a"], names) == [
+        {"about.size": None, "about.tags": [], "text": "y"},
+        {"about.size": None, "about.tags": None, "text": None},
+        {"about.size": "S", "about.tags": ["new"], "text": "x"},
+    ]
+    assert served.attributes([], names) == []
