@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -78,8 +79,9 @@ def write_graph(
         ) from error
     assert program is not None
     path = Path(folder) / MODEL
-    _without_traces(program.model)
-    save_ir(program.model, path, external_data_above=external_data_above)
+    graph = _with_usual_gelu(program.model)
+    _without_traces(graph)
+    save_ir(graph, path, external_data_above=external_data_above)
     return path
 
 
@@ -107,6 +109,28 @@ def require_onnx() -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise ImportError(f"{package} is not installed; `pip install mmembed[onnx]`")
+
+
+def _with_usual_gelu(model: Any) -> Any:
+    """GELU multiplied in the order in which ONNX Runtime knows it, and runs it as one operator.
+
+    PyTorch writes x · (½ (erf(x / √2) + 1)), which stays five passes over the largest activations: for MiniLM in 8 bits a
+    third of the time of texts of 64 tokens.
+    """
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
+    from onnxscript.rewriter import pattern, rewrite
+
+    def written(op: Any, x: Any) -> Any:
+        return x * (0.5 * (op.Erf(x / math.sqrt(2)) + 1.0))
+
+    def usual(op: Any, x: Any) -> Any:
+        root, one, half = (op.Constant(value_float=value) for value in (math.sqrt(2), 1.0, 0.5))
+        return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root)), one)), half)
+
+    rules = pattern.RewriteRuleSet([pattern.RewriteRule(written, usual)])
+    model = rewrite(model, pattern_rewrite_rules=rules)
+    LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=1)(model)
+    return model
 
 
 def _without_traces(model: Any) -> None:

@@ -69,7 +69,11 @@ class OnnxRuntimeSession:
         source: Any = str(path.resolve()) if beside else path.read_bytes()
         try:
             self.session = onnxruntime.InferenceSession(
-                source, options, providers=list(providers or ["CPUExecutionProvider"])
+                source,
+                options,
+                providers=list(providers or ["CPUExecutionProvider"]),
+                # On a CPU the fused sum and norm is slower than the two, which are vectorised.
+                disabled_optimizers=None if providers else ["SkipLayerNormFusion"],
             )
         except Exception as error:  # ONNX Runtime's own kinds have no name in common
             raise ExportError(f"{path} cannot be run by ONNX Runtime: {str(error).splitlines()[0][:300]}") from error
