@@ -70,8 +70,10 @@ def write_vectors(options: argparse.Namespace) -> None:
     # names of one length, so that their order is that of the rows
     Embeddings([f"d{row:08d}" for row in range(options.documents)], vectors).save(f"{options.folder}/embeddings")
     asked = np.load(f"{options.folder}/queries.npy").astype(np.float64)
-    truth = [np.argsort(-(vectors.astype(np.float64) @ query), kind="stable")[:K] for query in asked]
-    np.save(f"{options.folder}/truth.npy", np.stack(truth))
+    scores = np.concatenate(
+        [asked @ vectors[start : start + 8192].astype(np.float64).T for start in range(0, len(vectors), 8192)], axis=1
+    )
+    np.save(f"{options.folder}/truth.npy", np.stack([np.argsort(-row, kind="stable")[:K] for row in scores]))
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:

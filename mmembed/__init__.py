@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mmembed.images import load_image
     from mmembed.interactive.attribute_questioner import AttributeQuestioner
     from mmembed.interactive.endpoint_questioner import EndpointQuestioner
+    from mmembed.interactive.preferences import build_preference_pairs
     from mmembed.interactive.session import InteractiveSession
     from mmembed.interactive.vision_language_questioner import VisionLanguageQuestioner
     from mmembed.mining.hard_negatives import mine_hard_negatives
@@ -74,6 +75,7 @@ _HOMES = {
     "Stage": "mmembed.training.stages",
     "VisionLanguageQuestioner": "mmembed.interactive.vision_language_questioner",
     "add_teacher_scores": "mmembed.mining.teacher_scores",
+    "build_preference_pairs": "mmembed.interactive.preferences",
     "check_data": "mmembed.data.checks",
     "compare_results": "mmembed.evaluation.comparison",
     "convert_checkpoint": "mmembed.conversion.converting",
@@ -138,6 +140,7 @@ __all__ = [
     "Stage",
     "VisionLanguageQuestioner",
     "add_teacher_scores",
+    "build_preference_pairs",
     "check_data",
     "compare_results",
     "convert_checkpoint",

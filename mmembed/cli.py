@@ -41,7 +41,9 @@ VERBS = {
     "synthesize": Verb(
         "mmembed.jobs.synthesize", "main", "make training pairs: questions of documents, negatives of queries"
     ),
-    "preferences": Verb("mmembed.jobs.preferences", "main", "pair better with worse questions of dialogues, to train on"),
+    "preferences": Verb(
+        "mmembed.jobs.preferences", "main", "pair better with worse questions of dialogues, to train on"
+    ),
     "dpo": Verb("mmembed.jobs.dpo", "main", "train a questioner by preference, on pairs of questions"),
     "convert": Verb("mmembed.jobs.convert", "main", "convert an original checkpoint to a model folder"),
     "check-data": Verb(

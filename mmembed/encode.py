@@ -87,7 +87,9 @@ def encode_items(
     in_steps = _runs_in_steps(model)
     if prompt is None and in_steps and model.default_prompt_name is not None:
         prompt = model.prompts.get(model.default_prompt_name)
-    prepare = partial(_prepared, model, prompt, batch_size, stored is not None) if in_steps else partial(model_inputs, model)
+    prepare = (
+        partial(_prepared, model, prompt, batch_size, stored is not None) if in_steps else partial(model_inputs, model)
+    )
     rows = ItemRows(items, use, reader if with_images else None, prepare)
     size = batch_size if in_steps or with_images else batch_size * _TEXTS_A_CALL
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []

@@ -19,7 +19,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from mmembed.export.card import CardFacts, write_card
 from mmembed.export.hub_upload import HubError, upload
-from mmembed.export.portable_layout import portable_layout
+from mmembed.export.portable_layout import portable_layout, with_named_base
 from mmembed.export.published_card import check_card, published_card
 from mmembed.export.published_files import PublishError, Source, check_secrets, choose_files
 from mmembed.export.serving_fit import ServerFit, serving_fit
@@ -238,7 +238,8 @@ def _built(
 ) -> tuple[dict[str, Source], dict[str, str], tuple[str, ...]]:
     """Every file as it is published, what is not, and what a reader of the card will miss."""
     chosen, left_out = choose_files(folder)
-    files = portable_layout(chosen)
+    base = told.get("base_model")
+    files = with_named_base(portable_layout(chosen), base if isinstance(base, str) or not base else base[0])
     files |= published_card(files, repo_id, facts=card, **told)
     return dict(sorted(files.items())), left_out, tuple(check_card(files))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.export.onnx_files import MANIFEST
-from mmembed.export.published_files import Source
+from mmembed.export.published_files import PublishError, Source
 from mmembed.models.folder_checks import read_json
 
 _OLDER_TYPES = {
@@ -44,6 +44,7 @@ _PLAIN_TEXT = {
     "module_output_name": "token_embeddings",
 }
 _OF_THIS_MACHINE = frozenset({"is_local", "local_files_only", "special_tokens_map_file", "tokenizer_file"})
+ADAPTER = "adapter_config.json"
 _VERSIONS = "config_sentence_transformers.json"
 _REQUIRED = ("sentence-transformers", "transformers")
 _NO_LIMIT = 10**9  # tokenizers without one have 1e30
@@ -93,10 +94,32 @@ def portable_layout(files: Mapping[str, Source]) -> dict[str, Source]:
 def _export_layout(files: Mapping[str, Source]) -> dict[str, Source]:
     """An ONNX export is published as it is, for its manifest holds the hash of every file; a folder's name goes from it."""
     about = content_of(files, MANIFEST)
-    if not isinstance(about, dict) or not _is_place(about.get("model")):
+    if not isinstance(about, dict) or not is_place(about.get("model")):
         return dict(files)
     about["model"] = re.split(r"[/\\]", str(about.get("model") or "").rstrip("/\\"))[-1]
     return {**files, MANIFEST: (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode("utf-8")}
+
+
+def with_named_base(files: Mapping[str, Source], base_model: str | None) -> dict[str, Source]:
+    """An adapter names the model that it belongs to by its name on the Hub: a folder of this machine is nobody else's.
+
+    Args:
+        files: By their path in the repository.
+        base_model: That name; None keeps the one that is there.
+
+    Returns:
+        The files, `adapter_config.json` rewritten where it named a folder.
+
+    Raises:
+        PublishError: It names a folder, and nothing else was given.
+    """
+    about = content_of(files, ADAPTER)
+    if not isinstance(about, dict) or not is_place(about.get("base_model_name_or_path")):
+        return dict(files)
+    if base_model is None:
+        raise PublishError(f"{ADAPTER} names its base model by a folder of this machine; say base_model='owner/name'")
+    about["base_model_name_or_path"] = base_model
+    return {**files, ADAPTER: (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode("utf-8")}
 
 
 def is_of_texts_alone(files: Mapping[str, Source]) -> bool:
@@ -139,7 +162,7 @@ def least_versions() -> dict[str, str]:
 def _without_places(content: dict[str, Any], is_tokenizer: bool) -> dict[str, Any]:
     kept = {}
     for key, value in content.items():
-        if key in ("_name_or_path", "name_or_path") and _is_place(value):
+        if key in ("_name_or_path", "name_or_path") and is_place(value):
             continue
         if is_tokenizer and key in _OF_THIS_MACHINE:
             continue
@@ -147,7 +170,7 @@ def _without_places(content: dict[str, Any], is_tokenizer: bool) -> dict[str, An
     return kept
 
 
-def _is_place(value: Any) -> bool:
+def is_place(value: Any) -> bool:
     """Whether a name is of this machine rather than of the Hub."""
     if not isinstance(value, str) or not value:
         return True

@@ -18,7 +18,7 @@ from mmembed.export.card import CardFacts, write_card
 from mmembed.export.card_reading import read_card
 from mmembed.export.hub_results import FOLDER, HUB_ID
 from mmembed.export.onnx_files import MANIFEST
-from mmembed.export.portable_layout import content_of, least_versions
+from mmembed.export.portable_layout import ADAPTER, content_of, is_place, least_versions
 from mmembed.export.published_files import PublishError, Source
 from mmembed.pages import escape_markdown, markdown_table
 
@@ -91,6 +91,12 @@ def published_card(
         data.license = license
     if bases:
         data.base_model = bases[0] if len(bases) == 1 else bases
+    elif any(
+        is_place(base) for base in (data.base_model if isinstance(data.base_model, list) else [data.base_model or "x"])
+    ):
+        data.base_model = None  # a folder of this machine
+    if data.tags:  # peft's say "base_model:adapter:" and the folder
+        data.tags = [tag for tag in data.tags if not (":" in str(tag) and is_place(str(tag).rpartition(":")[2]))]
     if languages:
         data.language = list(languages)
     if tags:
@@ -166,6 +172,8 @@ def _written(files: Mapping[str, Source], facts: CardFacts) -> dict[str, bytes]:
         found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in new}
     if MANIFEST in files:
         found[CARD] = _export_card(files, facts)
+    elif ADAPTER in files:
+        found[CARD] = _adapter_card(files, facts)
     elif _is_reranker(files):
         found[CARD] = _reranker_card(facts)
     return found
@@ -202,6 +210,16 @@ def _reranker_card(facts: CardFacts) -> bytes:
     )
     what = "A scorer of pairs: how well does a candidate answer a query?"
     return _short_card(facts, "sentence-transformers", "text-ranking", _RERANKER_TAGS, what, example)
+
+
+def _adapter_card(files: Mapping[str, Source], facts: CardFacts) -> bytes:
+    base = (content_of(files, ADAPTER) or {}).get("base_model_name_or_path")
+    example = (
+        "from peft import AutoPeftModel\n\n"
+        f"model = AutoPeftModel.from_pretrained({json.dumps(facts.model_id or 'owner/name')})  # loads its base as well"
+    )
+    what = f"An adapter of {escape_markdown(str(base))}, which mmembed trained."
+    return _short_card(facts, "peft", "feature-extraction", ["peft", "mmembed"], what, example)
 
 
 def _export_card(files: Mapping[str, Source], facts: CardFacts) -> bytes:

@@ -115,9 +115,20 @@ def build_preference_pairs(
         ValueError: a number out of range.
 
     Example:
-        >>> pairs = build_preference_pairs(states, questioner, [answerer, other_seed], questioner, views)  # doctest: +SKIP
-        >>> pairs.train[0]["chosen"][0]["content"][0]["text"]  # doctest: +SKIP
-        'Is its colour red?'
+        >>> import numpy as np
+        >>> from mmembed.interactive.answerers import AttributeAnswerer
+        >>> from mmembed.interactive.attribute_questioner import AttributeQuestioner
+        >>> from mmembed.interactive.attribute_table import AttributeTable, Slot
+        >>> ids = list("abcdefgh")
+        >>> table = AttributeTable(ids, [Slot("colour", ("red", "blue")), Slot("lid", ("cork", "glass"))],
+        ...     [np.array([0, 0, 0, 0, 0, 0, 1, 1]), np.array([0, 1, 1, 1, 1, 1, 1, 1])])
+        >>> asks = AttributeQuestioner(table, kinds=("yes_no",))
+        >>> state = DialogueState("a jar", (), ids, np.array([0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.06, 0.04]))
+        >>> views = CandidateViews(Dataset.from_dict({"id": ids, "text": ids}), caption_column="text")
+        >>> pairs = build_preference_pairs([PreferenceState("s", "h", state)], asks, [AttributeAnswerer(table)] * 2, asks, views,
+        ...     rule=PairRule(min_margin=0.1, max_rejected=2.0), top_k=3, targets=0, test_percent=0, show_progress_bar=False)
+        >>> [pairs.train[0][side][0]["content"][0]["text"] for side in ("chosen", "rejected")]
+        ['Is its colour blue?', 'Is its lid cork?']
     """
     rule = rule or PairRule()
     if questions < 2 or top_k < 0 or not 0 <= test_percent < 100:

@@ -20,7 +20,7 @@ from mmembed.jobs.search_options import SearchOptions
 from mmembed.search.pipeline import SearchPipeline
 
 TRAINED = Path("runs/train/model")
-_EPOCHS = 12  # of the model that is trained for the page
+_EPOCHS = 6  # of the model that is trained for the page
 _CATALOGUE_COLUMNS = (
     "category", "subcategory", "brand", "colour", "second_colour", "pattern", "material", "size", "gender", "age_group",
     "price", "details",

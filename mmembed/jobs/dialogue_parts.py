@@ -102,7 +102,9 @@ def captions_of(items: Dataset, is_catalogue: bool) -> Callable[[str], str]:
         text = texts[row]
         if kinds[row] is not None:
             called = [word for language in WORDS[kinds[row]] for word in language.split("|")]
-            named = [word for word in called if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text or "", re.IGNORECASE)]
+            named = [
+                word for word in called if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text or "", re.IGNORECASE)
+            ]
             return max(named, key=len, default=kinds[row])
         words = (word.strip(",;.:()[]«»\"'") for word in (text or "")[:400].split())
         return " ".join([word for word in words if word][:_WORDS])

@@ -43,7 +43,7 @@ class EncodeOptions(ItemsOptions):
     zeros: Literal["keep", "drop", "error"] = option("keep", "what becomes of a vector of zeros")
 
     # what encodes
-    model: str | None = option(None, "embedding model: folder, Hub name, package:NAME/FOLDER")
+    model: str | None = option(None, "embedding model: folder, Hub name, package:NAME/FOLDER, or an ONNX export")
     revision: str | None = option(None, "branch, tag or commit of a model on the Hub")
     use: list[Literal["text", "image", "fused"]] = option(
         [],

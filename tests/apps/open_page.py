@@ -18,7 +18,7 @@ from tests.evaluation.headless_page import HeadlessPage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/")
-_PATIENCE = 300.0  # seconds; a machine may be busy
+_PATIENCE = 900.0  # seconds; a machine may be busy
 
 
 class RunningPage:
@@ -88,7 +88,7 @@ class Hand:
     def __init__(self, page: HeadlessPage) -> None:
         self.page = page
 
-    def until(self, condition: str, seconds: float = 120) -> Any:
+    def until(self, condition: str, seconds: float = 300) -> Any:
         """Wait until an expression is true in the page, and return its value."""
         end = time.monotonic() + seconds
         while not (value := self.page.run(condition)):

@@ -44,7 +44,9 @@ def test_pictures_are_small_jpegs_of_the_same_colours() -> None:
     uri = shown[0].picture
     assert uri is not None and uri.startswith("data:image/jpeg;base64,")
     picture = Pillow.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
-    assert picture.size == (100, 50) and all(abs(a - b) < 6 for a, b in zip(picture.getpixel((50, 25)), (0xC0, 0x20, 0x40)))
+    assert picture.size == (100, 50) and all(
+        abs(a - b) < 6 for a, b in zip(picture.getpixel((50, 25)), (0xC0, 0x20, 0x40))
+    )
     assert shown[0].attributes == (("price", "9.5"),)
     assert (shown[1].id, shown[1].text, shown[1].picture) == ("gone", "gone", None)
     assert "no picture" in frame(shown[1])
@@ -52,7 +54,15 @@ def test_pictures_are_small_jpegs_of_the_same_colours() -> None:
 
 def test_a_text_that_each_item_has_of_its_own_and_prose_are_no_attributes() -> None:
     rows = [
-        {"id": f"{n}", "text": "t", "image": None, "colour": f"c{n % 3}", "name": f"name {n}", "story": "word " * 30, "none": None}
+        {
+            "id": f"{n}",
+            "text": "t",
+            "image": None,
+            "colour": f"c{n % 3}",
+            "name": f"name {n}",
+            "story": "word " * 30,
+            "none": None,
+        }
         for n in range(40)
     ]
     assert ItemCards(table(rows)).columns == ["colour"]

@@ -48,7 +48,12 @@ def gate(page, tmp_path) -> PageGate:
 
 
 def ask(
-    gate: PageGate, path: str, *, method: str = "GET", headers: dict[str, str] | None = None, body: list[bytes] | None = None
+    gate: PageGate,
+    path: str,
+    *,
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+    body: list[bytes] | None = None,
 ) -> tuple[int, dict[str, str], str]:
     """A request, and the answer's status, headers and text."""
     parts = list(body or [b""])
@@ -77,7 +82,10 @@ def ask(
 def test_what_the_page_asks_reaches_it(gate, page, path) -> None:
     status, headers, text = ask(gate, path)
     assert (status, text) == (200, "the page") and page.seen == [(path, b"")]
-    assert headers["content-security-policy"].startswith("default-src 'none'") and "http" not in headers["content-security-policy"]
+    assert (
+        headers["content-security-policy"].startswith("default-src 'none'")
+        and "http" not in headers["content-security-policy"]
+    )
     assert headers["x-content-type-options"] == "nosniff"
 
 
@@ -132,7 +140,15 @@ def test_an_event_names_no_file_but_an_uploaded_one(gate, page, tmp_path) -> Non
     assert ask(gate, JOIN, method="POST", body=event(own))[0] == 200
     assert json.loads(page.seen[0][1])["data"][1][0]["deep"][0]["path"] == own
     assert ask(gate, JOIN, method="POST", body=event(None))[0] == 200
-    for path in ("/etc/passwd", "http://127.0.0.1:9/x.png", "https://example.org/x.png", f"{own}/../../secret", 7, ["a"], ""):
+    for path in (
+        "/etc/passwd",
+        "http://127.0.0.1:9/x.png",
+        "https://example.org/x.png",
+        f"{own}/../../secret",
+        7,
+        ["a"],
+        "",
+    ):
         assert ask(gate, JOIN, method="POST", body=event(path))[0] == 404, path
     for body in (b"not json", b"[" * 100_000, b"\xff"):
         assert ask(gate, JOIN, method="POST", body=[body])[0] == 400

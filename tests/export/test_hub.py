@@ -571,3 +571,34 @@ def test_an_export_that_was_changed_is_not_pushed(hub, export, tmp_path: Path) -
     with pytest.raises(ValueError, match="is not the file that was written"):
         pushed(hub, folder)
     assert hub.asked == []
+
+
+# --- adapters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    peft = pytest.importorskip("peft")
+    tiny_bert().save_pretrained(str(tmp_path / "base"), create_model_card=False)
+    model = peft.get_peft_model(AutoModel.from_pretrained(tmp_path / "base"), peft.LoraConfig(target_modules=["query"]))
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_names_its_base_by_the_hubs_name(hub, adapter: Path) -> None:
+    with pytest.raises(PublishError, match="names its base model by a folder of this machine"):
+        pushed(hub, adapter)
+    assert hub.asked == []
+    report = pushed(hub, adapter, base_model="owner/bert", license="mit")
+    files = hub.repositories["owner/model"].files()
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "owner/bert"
+    assert {"adapter_model.safetensors", "README.md"} <= set(files) and report.commit
+    assert not [path for path, content in files.items() if str(adapter.parent).encode() in content]
+
+
+def test_an_adapter_without_a_card_gets_one(adapter: Path, tmp_path: Path) -> None:
+    (adapter / "README.md").unlink()
+    folder = save_model(adapter, tmp_path / "out", repo_id="me/adapter", base_model="owner/bert", license="mit")
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "peft" and card.data.base_model == "owner/bert"
+    assert 'AutoPeftModel.from_pretrained("me/adapter")' in card.text

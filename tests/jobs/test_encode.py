@@ -227,3 +227,19 @@ def test_vectors_that_may_be_several_things_are_asked_about(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
     assert main([*vectors, "--use", "text", "--array", "b"]) == 0
     assert Embeddings.load(tmp_path / "out").manifest["use"] == "text"
+
+
+@pytest.mark.slow
+def test_an_export_encodes_as_its_model(model: Path, shop: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from mmembed.export.onnx import export_onnx
+
+    export_onnx(load_model(model, device="cpu"), tmp_path / "onnx", verbs=["text"], show_progress_bar=False)
+    assert main(words(tmp_path / "onnx", tmp_path / "v", items=str(shop), use="text")) == 0
+    found = Embeddings.load(tmp_path / "v")
+    np.testing.assert_allclose(np.asarray(found.vectors), expected(model, shop, "text"), atol=1e-5)
+    with pytest.raises(DataError, match="another model"):
+        main(words(model, tmp_path / "v", items=str(shop), use="text"))
+    with pytest.raises(OptionsError, match="an export computes as it was written"):
+        main(words(tmp_path / "onnx", tmp_path / "w", items=str(shop), precision="float16"))

@@ -60,11 +60,14 @@ class FilterControl:
         return chosen or None
 
 
-def filter_controls(items: Dataset | None, *, most: int = 10) -> list[FilterControl]:
+def filter_controls(
+    items: Dataset | None, columns: Sequence[str] | None = None, *, most: int = 12
+) -> list[FilterControl]:
     """Controls for the attributes that items share values of, or that are numbers.
 
     Args:
         items: ITEMS; None has none.
+        columns: of these alone; None for all.
         most: how many controls; the first columns.
 
     Returns:
@@ -81,7 +84,8 @@ def filter_controls(items: Dataset | None, *, most: int = 10) -> list[FilterCont
     for column, kind in filter_columns(items).items():
         if len(found) == most:
             break
-        if column.partition(".")[0] in PLACES:
+        outer = column.partition(".")[0]
+        if outer in PLACES or (columns is not None and outer not in columns and column not in columns):
             continue
         control = _control(items, column, kind)
         if control is not None:

@@ -56,7 +56,7 @@ def browse_page(
     import gradio
     from gradio.utils import get_upload_folder
 
-    controls = filter_controls(cards.items)
+    controls = filter_controls(cards.items, cards.columns)
     upload_dir = get_upload_folder()
     options: dict[str, Any] = {"preprocess": False, "api_visibility": "private", "concurrency_id": "search"}
     session = _Session()
@@ -72,7 +72,6 @@ def browse_page(
                 scale=6,
                 min_width=240,
                 elem_id="text",
-                autofocus=True,
             )
             go = gradio.Button("Search", variant="primary", scale=1, min_width=110, elem_id="go")
         examples_row = gradio.HTML(

@@ -76,7 +76,7 @@ def vectors_table(compared: Sequence[Compared], chosen: str | None) -> str:
         )
     head = "".join(f"<th{kind}>{name}</th>" for name, kind in (
         ("vectors", ""), ("this search", ' class="number"'), ("bytes each", ' class="number"'),
-        (f"the same as {escaped(names[0], 30)}", ' class="number"'),
+        (f"same results as {escaped(names[0], 30)}", ' class="number"'),
     ))  # fmt: skip
     return f'<div class="mm scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 

@@ -155,7 +155,9 @@ class EvaVisionModel(nn.Module):
                 f"pixel_values of shape {tuple(pixel_values.shape)}; expected (images, 3, {size}, {size})."
             )
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (images, patches, width)
-        tokens = torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.position_embedding
+        tokens = (
+            torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.position_embedding
+        )
         if patch_indices is None and self.training and self.config.patch_dropout > 0:
             patch_indices = self._drawn_patches(len(tokens), tokens.device)
         cos, sin = self.rope_cos, self.rope_sin
