@@ -1,4 +1,5 @@
 # make demo   install into .venv, then fine-tune on the drawn catalogue
+# make demo-interactive   install, then let ten simulated people look for drawn products by answering questions
 # make test   install into .venv, then lint, type-check and run the tests (minutes, no network)
 # make PYTHON=python3.12 …   with another Python
 
@@ -15,7 +16,7 @@ TESTING := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(TESTING) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -ra
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo demo-interactive test test-slow lint clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -36,6 +37,11 @@ install: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml recipes/ft_embedding.py
+
+# They know the kind of product alone, and cannot answer every tenth question.
+demo-interactive: $(INSTALLED)
+	$(BIN)/python recipes/run_interactive.py --simulate 10 --query_template '{subcategory}' --answer_unknown 0.1 \
+	  --output_dir runs/interactive
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -38,7 +38,8 @@ def ranks_by_round(ranks: Sequence[Any] | ArrayLike, *, first_rank: int = 1, rou
         raise ValueError(f"first_rank={first_rank}; ranks are counted from 1 or from 0")
     if isinstance(ranks, np.ndarray) and ranks.ndim != 2:
         raise ValueError(f"ranks of shape {ranks.shape}; give (targets, 1 + rounds)")
-    rows = [np.atleast_1d(np.asarray(row, dtype=np.float64)) for row in ranks]
+    listed: Any = ranks
+    rows = [np.atleast_1d(np.asarray(row, dtype=np.float64)) for row in listed]
     if not rows:
         raise ValueError("no targets: ranks hold a row for each, with its rank before the first question and so on")
     longest = max(len(row) for row in rows)

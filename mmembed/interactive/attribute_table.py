@@ -178,7 +178,7 @@ class AttributeTable:
             items: ITEMS; texts, numbers and booleans have one value an item, lists of texts any number, and objects such as
                 `{"pattern": "striped"}` are a slot for each of their keys, named `column.key`.
             columns: which columns, or `column.key`; None for all that hold between 2 and `max_values` values, each of
-                them at `min_count` items or more on average.
+                them at `min_count` items or more on average, and no fractions: nobody tells a price or a weight to the cent.
             min_count: a value of fewer items is not asked about; such an item's value counts as not known.
             max_values: of a slot, the most frequent ones.
 
@@ -203,7 +203,10 @@ class AttributeTable:
             frequent = sorted(
                 (text for text, count in counts.items() if count >= min_count), key=lambda t: (-counts[t], t)
             )
-            if columns is None and not (1 <= len(frequent) <= max_values and _tells(counts, len(ids), min_count)):
+            if columns is None and (
+                any(isinstance(value, float) and value % 1 > 0 for value in values)
+                or not (1 <= len(frequent) <= max_values and _tells(counts, len(ids), min_count))
+            ):
                 continue
             chosen = tuple(frequent[:max_values])
             if not chosen:

@@ -22,6 +22,8 @@ ROWS = {
     "details": [{"sleeve": "long", "neck": "v"}, {"sleeve": "short", "neck": None}] * 3,
     "title": ["one", "two", "three", "four", "five", "six"],
     "shop": ["here"] * 6,
+    "price": [9.99, 9.99, 5.0, 5.0, float("nan"), 9.99],
+    "stars": [4.0, 5.0, 4.0, 5.0, float("nan"), 4.0],
 }
 
 
@@ -33,6 +35,7 @@ def test_metadata_of_every_shape() -> None:
     assert found["tags"] == (("new", "sale"), False)
     assert found["details.sleeve"] == (("long", "short"), True) and found["details.neck"] == (("v",), True)
     assert "title" not in found and "shop" not in found and "split" not in found  # no value shared, none different
+    assert "price" not in found and found["stars"] == (("4.0", "5.0"), True)  # nobody tells a price to the cent
     held = table.probabilities(table.rows(["a", "d"]))
     by_name = dict(zip(table.attributes, held.T.tolist(), strict=True))
     assert by_name["tags=new"] == [1.0, 0.0] and by_name["details.sleeve=long"] == [1.0, 0.0]
@@ -44,6 +47,7 @@ def test_columns_that_are_named() -> None:
     table = AttributeTable.from_items(items, ["details.sleeve", "title"], min_count=1)
     assert [slot.name for slot in table.slots] == ["details.sleeve", "title"] and len(table.slot("title").values) == 6
     assert AttributeTable.from_items(items, ["title"], min_count=1, max_values=2).slots[0].values == ("five", "four")
+    assert AttributeTable.from_items(items, ["price"]).slots[0].values == ("9.99", "5.0")
     with pytest.raises(DataError, match="did you mean 'colour'"):
         AttributeTable.from_items(items, ["color"])
     with pytest.raises(DataError, match="no value stands at 2 items"):
