@@ -128,6 +128,15 @@ def test_released_dialogues_are_replayed_whole() -> None:
         ("a small red mug", (), ("a small red mug", "value")),
         ("yes, two of them", (), ("yes, two of them", "yes")),
         ("x" * 10_000, (), ("x" * 500, "value")),
+        ("No idea!", ("yes", "no"), ("No idea!", "unknown")),
+        ("no idea what that is", ("yes", "no"), ("no idea what that is", "unknown")),
+        ("Not sure, perhaps red", ("yes", "no"), ("Not sure, perhaps red", "unknown")),
+        ("dunno", ("yes", "no"), ("dunno", "unknown")),
+        ("IDK", ("red", "blue"), ("IDK", "unknown")),
+        ("I dunno, sorry", (), ("I dunno, sorry", "unknown")),
+        ("I don’t know?", (), ("I don’t know?", "unknown")),
+        ("Not at all", ("yes", "no"), ("no", "no")),
+        ("unknown brand", (), ("unknown brand", "value")),
     ],
 )
 def test_words_are_read(text: str, options: tuple[str, ...], expected: tuple[str, str]) -> None:
