@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from mmembed.apps.listening import is_called
+
 logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
@@ -22,8 +24,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-#: Names by which this machine's own browser calls it.
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 #: Longest uploaded file, in bytes.
 UPLOAD_BYTES = 10_000_000
 
@@ -60,13 +60,12 @@ class PageGate:
 
     Args:
         app: the page.
-        hosts: names that a request may call this server by; None lets any through. A page of another site whose name
-            leads here, as in DNS rebinding, calls it by its own.
+        hosts: names that a request may call this server by, of `mmembed.apps.listening.own_names`.
         upload_dir: the folder that uploads go to, and the only one of which a file is given out.
         upload_bytes: longest uploaded file.
 
     Example:
-        >>> gate = PageGate(None, hosts=LOOPBACK, upload_dir="/tmp/uploads")
+        >>> gate = PageGate(None, hosts=("127.0.0.1",), upload_dir="/tmp/uploads")
         >>> gate.check("GET", "/gradio_api/file=/etc/passwd", {"host": "127.0.0.1:7860"})
         Traceback (most recent call last):
         mmembed.apps.page_gate.Refused: not found
@@ -134,8 +133,7 @@ class PageGate:
             Refused: 403 for another host or site, 404 for another address, 405 for another method.
         """
         host = headers.get("host", "").lower()
-        name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        if self.hosts is not None and name not in self.hosts:
+        if not is_called(host, self.hosts):
             raise Refused(403, "this page is not called by that name")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from mmembed.apps.page_gate import LOOPBACK, UPLOAD_BYTES, PageGate
+from mmembed.apps.listening import AddressError, is_loopback, own_names, server_config
+from mmembed.apps.page_gate import UPLOAD_BYTES, PageGate
 from mmembed.apps.page_style import CSS, page_theme
 
 _WAITING = 32  # events that wait for the model; more are told to come back
@@ -21,71 +20,21 @@ _LAST_SECONDS = 2  # that an open stream may take to end
 _OLD = (600, 3600)  # seconds: how often uploads are looked at, and after how many they go
 
 
-class PageError(ValueError):
-    """A page that cannot be opened where it was asked for."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a page at this address is reached from this machine alone.
-
-    Example:
-        >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
-        (True, True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def check_reach(host: str, *, allow_remote: bool) -> None:
     """Refuse to be reached from elsewhere, unless that was said.
 
     Raises:
-        PageError: naming what to do.
+        AddressError: naming what to do.
 
     Example:
         >>> check_reach("0.0.0.0", allow_remote=False)
         Traceback (most recent call last):
-        mmembed.apps.page_server.PageError: at 0.0.0.0 anybody who reaches this machine sees the page and the items: ...
+        mmembed.apps.listening.AddressError: at 0.0.0.0 anybody who reaches this machine sees the page and the items: ...
     """
     if not is_loopback(host) and not allow_remote:
-        raise PageError(
+        raise AddressError(
             f"at {host} anybody who reaches this machine sees the page and the items: keep 127.0.0.1, or say --allow_remote"
         )
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a port that is taken is known before anything is loaded.
-
-    Args:
-        host: an address, or the name of one.
-        port: 0 takes a free one.
-
-    Raises:
-        PageError: it cannot be had.
-
-    Example:
-        >>> with bind("127.0.0.1", 0) as listening:
-        ...     listening.getsockname()[1] > 0
-        True
-    """
-    if not 0 <= port <= 65_535:
-        raise PageError(f"cannot listen at {host}, port {port}: a port is a number from 0 to 65535")
-    try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, kind)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-        except OSError:
-            listening.close()
-            raise
-    except OSError as error:
-        raise PageError(f"cannot listen at {host}, port {port}: {error}") from None
-    return listening
 
 
 @contextmanager
@@ -145,11 +94,11 @@ def page_app(blocks: Any, upload_dir: str, *, host: str = "127.0.0.1") -> PageGa
         theme=page_theme(),
         css=CSS,
     )
-    return PageGate(app, hosts=LOOPBACK if is_loopback(host) else None, upload_dir=upload_dir)
+    return PageGate(app, hosts=own_names(host), upload_dir=upload_dir)
 
 
 def build_page_server(blocks: Any, upload_dir: str, *, host: str = "127.0.0.1") -> Any:
-    """A server of a page, to be started by its `run` with a socket of `bind`; SIGINT or SIGTERM stops it.
+    """A server of a page, to be started by its `run` with a socket of `mmembed.apps.listening.bind`; SIGINT or SIGTERM stops it.
 
     Args:
         blocks: a `gradio.Blocks`.
@@ -168,20 +117,7 @@ def build_page_server(blocks: Any, upload_dir: str, *, host: str = "127.0.0.1") 
             self.force_exit = self.should_exit
             self.should_exit = True
 
+    app = page_app(blocks, upload_dir, host=host)
     return Server(
-        uvicorn.Config(
-            page_app(blocks, upload_dir, host=host),
-            host=host,
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=_LAST_SECONDS,
-        )
+        server_config(app, host=host, max_connections=_CONNECTIONS, last_seconds=_LAST_SECONDS, log_level="warning")
     )

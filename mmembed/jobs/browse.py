@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
 
     Raises:
         OptionsError: If an option is unknown, of the wrong type, or the options contradict each other.
-        PageError: If others would reach the page and that was not said, or the port is taken.
+        AddressError: If others would reach the page and that was not said, or the port is taken.
         DataError: If a file has a fault, or an index is of another model.
         ImportError: If `mmembed[browse]` is not installed.
 
@@ -49,7 +49,8 @@ def run(options: BrowseOptions) -> None:
     with _extra_of_pages():
         import gradio  # noqa: F401  what is missing is said before a model is loaded
 
-        from mmembed.apps.page_server import bind, build_page_server, check_reach, is_loopback, upload_folder
+        from mmembed.apps.listening import bind, is_loopback, shown_address
+        from mmembed.apps.page_server import build_page_server, check_reach, upload_folder
 
     check_reach(options.host, allow_remote=options.allow_remote)
     with bind(options.host, options.port) as listening, upload_folder() as folder:
@@ -60,8 +61,7 @@ def run(options: BrowseOptions) -> None:
         with as_option_errors():
             page = _dialogue(options) if options.dialogue else _search(options)
         server = build_page_server(page, folder, host=options.host)
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        sys.stdout.write(f"page            http://{host}:{listening.getsockname()[1]}/    (Ctrl-C stops it)\n")
+        sys.stdout.write(f"page            {shown_address(options.host, listening)}/    (Ctrl-C stops it)\n")
         sys.stdout.flush()
         server.run(sockets=[listening])
     sys.stdout.write("stopped\n")

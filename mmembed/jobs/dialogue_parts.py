@@ -92,21 +92,20 @@ def captions_of(items: Dataset, is_catalogue: bool) -> Callable[[str], str]:
     """
     plain = items.with_format(None)
     rows = {id: row for row, id in enumerate(plain["id"][:])}
-    texts = plain["text"][:] if "text" in plain.column_names else [None] * len(rows)
-    kinds = plain["subcategory"][:] if is_catalogue else [None] * len(rows)
+    none: list[str | None] = [None] * len(rows)
+    texts: list[str | None] = plain["text"][:] if "text" in plain.column_names else none
+    kinds: list[str | None] = plain["subcategory"][:] if is_catalogue else none
 
     def caption(id: str) -> str:
         row = rows.get(id)
         if row is None:
             return ""
-        text = texts[row]
-        if kinds[row] is not None:
-            called = [word for language in WORDS[kinds[row]] for word in language.split("|")]
-            named = [
-                word for word in called if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text or "", re.IGNORECASE)
-            ]
-            return max(named, key=len, default=kinds[row])
-        words = (word.strip(",;.:()[]«»\"'") for word in (text or "")[:400].split())
+        text, kind = texts[row] or "", kinds[row]
+        if kind is not None:
+            called = [word for language in WORDS[kind] for word in language.split("|")]
+            named = [word for word in called if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)]
+            return max(named, key=len, default=kind)
+        words = (word.strip(",;.:()[]«»\"'") for word in text[:400].split())
         return " ".join([word for word in words if word][:_WORDS])
 
     return caption

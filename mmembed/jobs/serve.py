@@ -37,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
 
     Raises:
         OptionsError: If an option is unknown, of the wrong type, or the options contradict each other.
-        ServeError: If it would be reached from elsewhere without a key, or the port is taken.
+        ServeError: If it would be reached from elsewhere without a key.
+        AddressError: If the port is taken.
         ImportError: If `mmembed[serve]` is not installed.
 
     Example:
@@ -48,8 +49,9 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(ServeOptions, argv, prog="mmembed serve", description=ServeOptions.__doc__ or "")
     _check(options)
     with _extra_of_serving():
+        from mmembed.apps.listening import bind, shown_address
         from mmembed.apps.serve.limits import ServeLimits
-        from mmembed.apps.serve.running import bind, build_server, check_reach
+        from mmembed.apps.serve.running import build_server, check_reach
     # What can be refused is refused before a model is loaded.
     limits = ServeLimits(gather_seconds=options.gather_ms / 1000, **{name: getattr(options, name) for name in _LIMITS})
     key = os.environ.get(options.key_variable) or None
@@ -62,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
             key=key,
             allow_unauthenticated=options.allow_unauthenticated,
         )
-        sys.stdout.write(f"serving  http://{_shown(options.host)}:{listening.getsockname()[1]}\n")
+        sys.stdout.write(f"serving  {shown_address(options.host, listening)}\n")
         sys.stdout.flush()
         server.run(sockets=[listening])
     sys.stdout.write("stopped\n")
@@ -196,7 +198,3 @@ def _load_index(folder: str, model: Any) -> Any:
             field="model_fingerprint",
         )
     return index
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mmembed.apps.page_gate import LOOPBACK, PageGate
+from mmembed.apps.listening import LOOPBACK
+from mmembed.apps.page_gate import PageGate
 
 OWN = {"host": "127.0.0.1:7860"}
 JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"

@@ -126,7 +126,8 @@ def browse_page(
         options.update(show_progress="minimal", show_progress_on=[results])
 
         def answer(session: _Session, picture_notice: str | None, values: Sequence[Any]) -> tuple[Any, ...]:
-            return _answer(search, cards, controls, session, picture_notice, *values[3:7], values[7:])
+            many, name, way, rerank, *given = values[3:]
+            return _answer(search, cards, controls, session, picture_notice, many, name, way, rerank, given)
 
         def asked(*values: Any) -> tuple[Any, ...]:
             """What was typed and dropped is looked for anew."""
@@ -175,13 +176,13 @@ def _acted(session: _Session, act: str, place: int, search: PageSearch) -> tuple
         return ask, "this item has no vector; nothing can be like it"
     if act == "like":
         return Ask(like=id), None
-    marked = {"positives": ask.positives, "negatives": ask.negatives}
-    if act not in ("right", "wrong"):
-        return ask, None
-    own, other = ("positives", "negatives") if act == "right" else ("negatives", "positives")
-    marked[own] = tuple(one for one in marked[own] if one != id) if id in marked[own] else (*marked[own], id)
-    marked[other] = tuple(one for one in marked[other] if one != id)
-    return replace(ask, **marked), None
+    rest = [tuple(one for one in marked if one != id) for marked in (ask.positives, ask.negatives)]
+    # a second press of the same button takes the mark away
+    if act == "right":
+        return replace(ask, positives=rest[0] + (id,) * (id not in ask.positives), negatives=rest[1]), None
+    if act == "wrong":
+        return replace(ask, positives=rest[0], negatives=rest[1] + (id,) * (id not in ask.negatives)), None
+    return ask, None
 
 
 def _answer(

@@ -74,10 +74,12 @@ def dialogue_page(
         asked = play is not None and play.question is not None
         ranking = ranking_view(play.top(_CANDIDATES), cards, play) if play is not None else ""
         history = history_view(play) if play is not None else ""
-        words = query if query is not None else ("" if wanted is None else caption(wanted))
+        first_words: dict[str, Any] = {"interactive": not asked}
+        if play is None or query is not None:  # once a dialogue has begun, they stay
+            first_words["value"] = query if query is not None else ("" if wanted is None else caption(wanted))
         return (
             target_view(item, playing=play is not None and play.outcome is None),
-            gradio.update(**({} if play is not None and query is None else {"value": words}), interactive=not asked),
+            gradio.update(**first_words),
             gradio.update(interactive=not asked),
             question_view(play, wording.unknown, told),
             gradio.update(visible=asked),

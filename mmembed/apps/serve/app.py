@@ -28,8 +28,9 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 from starlette.exceptions import HTTPException
 
+from mmembed.apps.listening import LOOPBACK
 from mmembed.apps.serve.batching import Batcher
-from mmembed.apps.serve.gate import HEALTH, LOOPBACK, METRICS, Gate
+from mmembed.apps.serve.gate import HEALTH, METRICS, Gate
 from mmembed.apps.serve.limits import Budget, Holding, ServeLimits
 from mmembed.apps.serve.metrics import Metrics
 from mmembed.apps.serve.rejections import Rejection

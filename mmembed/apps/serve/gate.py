@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
+from mmembed.apps.listening import is_called
 from mmembed.apps.serve.metrics import Metrics
 from mmembed.apps.serve.rejections import Rejection
 
@@ -21,7 +22,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 HEALTH, METRICS = "/health", "/metrics"
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Gate:
@@ -32,8 +32,7 @@ class Gate:
         metrics: Where requests are counted.
         paths: Addresses that are counted by their name; any other is "other".
         key: Without which nothing but /health is answered; None asks for none.
-        hosts: Names that a request may call this server by; None lets any through. A page of another site whose name
-            leads here, as in DNS rebinding, calls it by its own.
+        hosts: Names that a request may call this server by, of `mmembed.apps.listening.own_names`.
     """
 
     def __init__(
@@ -85,12 +84,9 @@ class Gate:
 
     def _check(self, scope: Scope, path: str) -> None:
         headers = {name: value for name, value in reversed(scope["headers"])}
-        if self.hosts is not None:
-            host = headers.get(b"host", b"").decode("latin-1").lower()
-            name = host if host.endswith("]") else host.rpartition(":")[0] or host
-            if name not in self.hosts:
-                self.metrics.rejected.labels("host").inc()
-                raise Rejection(403, "this server answers requests to its own address alone", code="host")
+        if not is_called(headers.get(b"host", b"").decode("latin-1"), self.hosts):
+            self.metrics.rejected.labels("host").inc()
+            raise Rejection(403, "this server answers requests to its own address alone", code="host")
         if self.key is not None and path != HEALTH:
             self._check_key(headers)
         if self.draining and path not in (HEALTH, METRICS):

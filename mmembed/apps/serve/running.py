@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import signal
-import socket
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from mmembed.apps.listening import is_loopback, own_names, server_config
 from mmembed.apps.serve.app import create_app
-from mmembed.apps.serve.gate import LOOPBACK, Gate
+from mmembed.apps.serve.gate import Gate
 from mmembed.apps.serve.limits import ServeError, ServeLimits
 from mmembed.apps.serve.served import Served
 
@@ -65,21 +64,6 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a server on this address is reached from this machine alone.
-
-    Example:
-        >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
-        (True, True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def check_reach(host: str, key: str | None, *, allow_unauthenticated: bool) -> None:
     """Refuse to be reached from elsewhere without a key.
 
@@ -106,37 +90,6 @@ def check_reach(host: str, key: str | None, *, allow_unauthenticated: bool) -> N
         )
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a port that is taken is known before a server starts.
-
-    Args:
-        host: An address, or the name of one.
-        port: Port; 0 takes a free one.
-
-    Raises:
-        ServeError: It cannot be had.
-
-    Example:
-        >>> with bind("127.0.0.1", 0) as listening:
-        ...     listening.getsockname()[1] > 0
-        True
-    """
-    if not 0 <= port <= 65_535:
-        raise ServeError(f"cannot listen at {host}, port {port}: a port is a number from 0 to 65535")
-    try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, kind)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-        except OSError:
-            listening.close()
-            raise
-    except OSError as error:
-        raise ServeError(f"cannot listen at {host}, port {port}: {error}") from None
-    return listening
-
-
 def build_server(
     served: Served,
     *,
@@ -145,7 +98,7 @@ def build_server(
     key: str | None = None,
     allow_unauthenticated: bool = False,
 ) -> DrainingServer:
-    """A server, to be started by its `run` with a socket of `bind`.
+    """A server, to be started by its `run` with a socket of `mmembed.apps.listening.bind`.
 
     Args:
         served: Its model, pipeline and reranker.
@@ -159,19 +112,8 @@ def build_server(
     """
     limits = limits or ServeLimits()
     check_reach(host, key, allow_unauthenticated=allow_unauthenticated)
-    app: FastAPI = create_app(served, limits=limits, key=key, hosts=LOOPBACK if is_loopback(host) else None)
-    config = uvicorn.Config(
-        app,
-        host=host,
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=limits.max_connections,
-        timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
+    app: FastAPI = create_app(served, limits=limits, key=key, hosts=own_names(host))
+    config = server_config(
+        app, host=host, max_connections=limits.max_connections, last_seconds=max(1, round(limits.drain_seconds))
     )
     return DrainingServer(config, app.state.gate, limits.drain_seconds)

@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx
 
+from mmembed.apps.listening import bind
 from mmembed.apps.serve.limits import ServeLimits
-from mmembed.apps.serve.running import DrainingServer, bind, build_server
+from mmembed.apps.serve.running import DrainingServer, build_server
 from mmembed.apps.serve.served import Served
 
 
