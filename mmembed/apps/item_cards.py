@@ -18,7 +18,8 @@ from mmembed.images import ImageError, ImageReader, load_image
 logger = logging.getLogger(__name__)
 
 _PICTURES = 4096  # thumbnails that are kept: some 30 MB
-_TITLE, _VALUE = 160, 80  # characters
+_TITLE, _VALUE, _IN_LINE = 160, 80, 24  # characters
+_FIRST = 4  # attributes in a line
 _LOOKED_AT, _FEW, _LONGEST, _OWN = 400, 20, 60, 0.8  # rows, rows, characters, share of different texts
 #: Columns of ITEMS that say nothing of an item beside its text and picture.
 PLACES = ("id", "text", "text_parts", "image", "group", "split", "family", "product_id")
@@ -91,9 +92,12 @@ class ItemCards:
         return [self._shown(id, found.get(id, {})) for id in ids]
 
     def about(self, item: Shown) -> str:
-        """The title of an item and a fold with its attributes: HTML."""
+        """The title of an item, its first attributes in a line, and a fold with all of them: HTML."""
         title = f'<div class="title" dir="auto" title="{escaped(item.text)}">{escaped(item.text, _TITLE)}</div>'
-        return title + (f"<details><summary>details</summary>{facts(item)}</details>" if item.attributes else "")
+        if not item.attributes:
+            return title
+        line = " · ".join(f"<bdi>{escaped(value, _IN_LINE)}</bdi>" for _, value in item.attributes[:_FIRST])
+        return f"{title}<details><summary>{line}</summary>{facts(item)}</details>"
 
     def _shown(self, id: str, row: dict[str, Any]) -> Shown:
         attributes = [(name, value) for name in self.columns if (value := value_text(row.get(name)))]

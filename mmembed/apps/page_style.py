@@ -38,7 +38,7 @@ font-size:.75rem;line-height:1.35rem;font-variant-numeric:tabular-nums;opacity:.
 .mm .score{font-size:.78rem;color:var(--grey);font-variant-numeric:tabular-nums}
 .mm .score b{color:var(--ink)}
 .mm details{font-size:.8rem}
-.mm summary{cursor:pointer;color:var(--grey)}
+.mm summary{cursor:pointer;color:var(--grey);line-height:1.35}
 .mm dl{display:grid;grid-template-columns:auto minmax(0,1fr);gap:.1rem .6rem;margin:.3rem 0;font-size:.8rem}
 .mm dt{color:var(--grey)}.mm dd{margin:0}
 .mm .acts{display:flex;gap:.35rem;padding:0 .5rem .55rem}
@@ -65,6 +65,8 @@ vertical-align:top}
 .mm tr.on td{font-weight:650}
 .mm .ask{background:var(--soft);border-radius:.8rem;padding:1rem 1.1rem}
 .mm .ask .text{font-size:1.25rem;line-height:1.3;font-weight:600;margin:0 0 .7rem}
+.mm .revealed{display:flex;gap:.8rem;align-items:center;margin:.7rem 0}
+.mm .revealed .frame{width:5.5rem;flex:none;border-radius:.6rem}
 .mm .options{display:flex;flex-wrap:wrap;gap:.5rem;align-items:center}
 .mm .options button{margin:0;font-size:.95rem;padding:.25rem .9rem;border-radius:1.2rem;min-height:2.5rem}
 .mm .options button.quiet{background:none;color:var(--grey)}
@@ -78,6 +80,8 @@ vertical-align:top}
 .mm svg .line{fill:none;stroke:var(--accent);stroke-width:2.5}
 .mm svg .dot{fill:var(--accent)}.mm svg .axis{stroke:var(--rule)}
 .mm svg text{fill:var(--grey);font-size:12px}.mm svg text.value{fill:var(--ink);font-weight:600}
+#go,#say{min-height:2.9rem;align-self:center}:is(#text,#words) :is(textarea,input){min-height:2.9rem;font-size:1.05rem}
+#begin:disabled{background:var(--rule);color:var(--grey)}
 footer{display:none!important}
 @media(max-width:40rem){.gradio-container{padding:.6rem!important}.mm .grid{gap:.55rem}.mm .target{grid-template-columns:6.5rem minmax(0,1fr)}}
 """.strip()

@@ -46,6 +46,9 @@ def run(options: BrowseOptions) -> None:
         options: What is shown, and where.
     """
     _check(options)
+    shown = options.pipeline or options.index or options.vectors or options.items or "the drawn catalogue"
+    sys.stdout.write(f"opening         {shown}\n")
+    sys.stdout.flush()
     with _extra_of_pages():
         import gradio  # noqa: F401  what is missing is said before a model is loaded
 

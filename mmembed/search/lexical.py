@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -242,10 +244,13 @@ def best_rows(scores: np.ndarray, k: int, place: np.ndarray, *, above: float = 0
 
 
 def _retriever(method: str, k1: float, b: float) -> Any:
+    first = "bm25s" not in sys.modules
     try:
         import bm25s
     except ImportError:
         raise ImportError('lexical search needs bm25s: pip install "mmembed[lexical]"') from None
+    if first:  # it gives its own logger DEBUG, whatever a program wants to see
+        logging.getLogger("bm25s").setLevel(logging.NOTSET)
     return bm25s.BM25(method=method, k1=k1, b=b, backend="numpy")
 
 

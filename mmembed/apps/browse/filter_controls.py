@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from datasets import ClassLabel, Dataset
 
 from mmembed.apps.item_cards import PLACES
 from mmembed.evaluation.page_text import one_line
-from mmembed.search.filters import filter_columns
+from mmembed.search.filters import FilterError, filter_columns
 
 _VALUES = 80  # of a list to choose from
 _LABEL = 60  # characters
@@ -41,16 +42,19 @@ class FilterControl:
         """What was chosen, as a condition; None where nothing was.
 
         Args:
-            given: of "choice" the chosen values, of "truth" a word, of "range" the two ends.
+            given: of "choice" the chosen values, of "truth" a word, of "range" what was typed for its two ends.
+
+        Raises:
+            FilterError: what was typed is no number.
 
         Example:
-            >>> FilterControl("price", "range", low=1, high=90).condition(None, 50.0)
+            >>> FilterControl("price", "range", low=1, high=90).condition("", "50")
             (None, 50.0)
             >>> FilterControl("colour", "choice").condition([]) is None
             True
         """
         if self.kind == "range":
-            low, high = (end if isinstance(end, (int, float)) and end == end else None for end in given)
+            low, high = (_number(end, self.column) for end in given)
             if low is not None and high is not None and low > high:
                 low, high = high, low
             return None if low is None and high is None else (low, high)
@@ -101,8 +105,8 @@ def conditions(controls: Sequence[FilterControl], given: Sequence[Any]) -> dict[
         given: what stands in them, two values for a range and one for each other, in their order.
 
     Example:
-        >>> conditions([FilterControl("new", "truth"), FilterControl("price", "range")], ["yes", 2, None])
-        {'new': True, 'price': (2, None)}
+        >>> conditions([FilterControl("new", "truth"), FilterControl("price", "range")], ["yes", "2", ""])
+        {'new': True, 'price': (2.0, None)}
     """
     found, left = {}, list(given)
     for control in controls:
@@ -111,6 +115,18 @@ def conditions(controls: Sequence[FilterControl], given: Sequence[Any]) -> dict[
         if condition is not None:
             found[control.column] = condition
     return found
+
+
+def _number(typed: Any, column: str) -> float | None:
+    if not isinstance(typed, str) or not typed.strip():
+        return None
+    try:
+        number = float(typed.strip().replace(",", "."))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise FilterError(f"{column}: found {typed.strip()[:20]!r}, wanted a number such as 12.5")
+    return number
 
 
 def _control(items: Dataset, column: str, kind: str) -> FilterControl | None:

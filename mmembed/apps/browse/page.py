@@ -65,8 +65,10 @@ def browse_page(
         gradio.HTML(_header(title, search, about), elem_id="about")
         with gradio.Row(equal_height=True):
             text = gradio.Textbox(
-                label="Text",
+                label="What are you looking for?",
                 placeholder="What are you looking for?",
+                show_label=False,
+                container=False,
                 max_length=_TEXT,
                 lines=1,
                 scale=6,
@@ -103,13 +105,13 @@ def browse_page(
                     way = gradio.Radio(
                         search.ways,
                         value=search.ways[0] if search.ways else None,
-                        label="Compare by",
+                        label="Search by",
                         visible=bool(search.ways),
                         elem_id="way",
                         min_width=240,
                         scale=2,
                     )
-                    count = gradio.Slider(4, _MOST, value=k, step=4, label="Results", elem_id="count", min_width=160)
+                    count = gradio.Slider(4, _MOST, value=k, step=4, label="Results", elem_id="count", min_width=200)
                 rerank = gradio.Checkbox(True, label="Rerank", visible=search.reranks, elem_id="rerank")
                 compared = gradio.HTML(first[1], elem_id="compared")
         filled: list[Any] = []
@@ -240,4 +242,7 @@ def _inputs(gradio: Any, control: FilterControl) -> list[Any]:
     if control.kind == "truth":
         return [gradio.Dropdown(["any", "yes", "no"], value="any", label=name, **options)]
     ends = (("from", control.low), ("to", control.high))
-    return [gradio.Number(None, label=f"{name} {word}", placeholder=f"{end:.6g}", **options) for word, end in ends]
+    # a text: Gradio's input of numbers has no empty state, and an end that nobody gave would be 0
+    return [
+        gradio.Textbox(label=f"{name} {word}", placeholder=f"{end:.6g}", max_length=40, **options) for word, end in ends
+    ]

@@ -22,7 +22,7 @@ from mmembed.search.query_expansion import Rocchio
 
 LISTED = "listed"
 #: What a query is compared by, where the pipeline has both.
-WAYS = ("words and vectors", "vectors", "words")
+WAYS = ("both", "vectors", "words")
 _STEPS = {"lexical": "words", "fused": "fuse", "rescored": "rescore", "reranked": "rerank"}
 
 

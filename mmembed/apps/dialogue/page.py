@@ -81,7 +81,7 @@ def dialogue_page(
             target_view(item, playing=play is not None and play.outcome is None),
             gradio.update(**first_words),
             gradio.update(interactive=not asked),
-            question_view(play, wording.unknown, told),
+            question_view(play, wording.unknown, item, told),
             gradio.update(visible=asked),
             gradio.update(value=""),
             ranking,
@@ -143,6 +143,9 @@ def dialogue_page(
                 with gradio.Row(visible=False, elem_id="free") as free:
                     words = gradio.Textbox(
                         label="Or in your own words",
+                        placeholder="Or in your own words",
+                        show_label=False,
+                        container=False,
                         max_length=_ANSWER,
                         lines=1,
                         scale=4,

@@ -41,12 +41,13 @@ def target_view(item: Shown | None, *, playing: bool) -> str:
     )
 
 
-def question_view(play: Play | None, unknown: str, told: str = "") -> str:
+def question_view(play: Play | None, unknown: str, target: Shown | None, told: str = "") -> str:
     """The question and its options as buttons, or how it ended: HTML.
 
     Args:
         play: the dialogue; None before there is one.
         unknown: what somebody says who cannot answer.
+        target: what was looked for, which is revealed at the end; None where nobody said what that is.
         told: a line above it.
     """
     above = f'<p class="notice" role="alert">{escaped(told, 300)}</p>' if told else ""
@@ -57,7 +58,7 @@ def question_view(play: Play | None, unknown: str, told: str = "") -> str:
             "</p></div></div>"
         )
     if play.outcome is not None:
-        return _end(play)
+        return _end(play, target)
     question = play.question
     assert question is not None
     options = "".join(
@@ -160,7 +161,7 @@ def shown_rank(rank: float) -> str:
     return f"{rank:,.0f}" if rank == int(rank) else f"{rank:,.1f}"
 
 
-def _end(play: Play) -> str:
+def _end(play: Play, target: Shown | None) -> str:
     asked = len(play.turns)
     told = f"<p class='text'>{_ENDS[play.outcome or 'left']}</p>"
     if play.ranks:
@@ -168,6 +169,8 @@ def _end(play: Play) -> str:
             f"<p>Its rank went from <b>{shown_rank(play.ranks[0])}</b> to <b>{shown_rank(play.ranks[-1])}</b> of "
             f"{len(play.session.rows):,} in {asked} answer{'' if asked == 1 else 's'}.</p>"
         )
+    if target is not None:
+        told += f'<div class="revealed">{frame(target)}<p dir="auto">{escaped(target.text, 160)}</p></div>'
     again = '<div class="options"><button type="button" data-act="again">Play again</button></div>'
     return f'<div class="mm"><div class="ask"><p class="eyebrow">the end</p>{told}{again}</div></div>'
 
