@@ -98,6 +98,9 @@ def read_rank_log(
             _no_field(missing[0], record, names, where, first=number == 1)
             left_out.add(f"no {missing[0]}", f"line {line}")
             continue
+        if read.is_empty("question"):
+            left_out.add("an empty question", f"line {line}")
+            continue
         state = read.state()
         group = groups.setdefault(
             read.key(state), {"state": state, "tried": {}, "rank": read.rank("rank_before", first_rank)}
@@ -149,6 +152,9 @@ def read_preference_json(
         if missing := [name for name in _RANKS if read.get(name) is None]:
             left_out.add("no ranks", f"line {line}: {missing[0]}")
             continue
+        if empty := [name for name in ("chosen", "rejected") if read.is_empty(name)]:
+            left_out.add("an empty question", f"line {line}: {empty[0]}")
+            continue
         before = read.rank("rank_before", first_rank)
         if read.rank("chosen_rank", first_rank) >= read.rank("rejected_rank", first_rank):
             left_out.add("the chosen question ranks no better", f"line {line}")
@@ -179,7 +185,8 @@ class _Record:
         """What the field is called in this record."""
         return next((one for one in self.names[name] if self.record.get(one) is not None), self.names[name][0])
 
-    def text(self, name: str) -> str:
+    def written(self, name: str) -> Any:
+        """What stands in a field: a text as it is or within a message, or something else."""
         value = self.get(name)
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
@@ -187,6 +194,15 @@ class _Record:
             value = value.get("value", value.get("content"))
         if isinstance(value, list) and all(isinstance(block, Mapping) for block in value):
             value = "".join(str(block.get("text") or "") for block in value)
+        return value
+
+    def is_empty(self, name: str) -> bool:
+        """Whether a text without words stands there, as where a questioner had nothing to ask."""
+        value = self.written(name)
+        return isinstance(value, str) and not value.strip()
+
+    def text(self, name: str) -> str:
+        value = self.written(name)
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"found {shown(self.get(name))}, expected a text", field=self.called(name), **self.where)
         try:

@@ -139,6 +139,16 @@ def test_questions_as_messages(tmp_path, chosen):
     assert found.scored[0].questions[0].question.text == "Is it brown?"
 
 
+def test_empty_questions_are_left_out_and_counted(tmp_path):
+    pair = {"target": "t", "chosen": "Is it brown?", "rejected": "Hm?", "r0": 60, "pos_rank": 20, "neg_rank": 60}
+    found = read_preference_json(
+        array(tmp_path / "dpo.json", [pair, {**pair, "rejected": ""}, {**pair, "chosen": [{"value": " "}]}])
+    )
+    assert (found.records, len(found.scored), dict(found.left_out.counts)) == (3, 1, {"an empty question": 2})
+    log = read_rank_log(lines(tmp_path / "log.jsonl", [log_record("Is it big?", 3, 2), log_record(" ", 3, 2)]))
+    assert (log.records, len(log.scored), dict(log.left_out.counts)) == (2, 1, {"an empty question": 1})
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -146,7 +156,6 @@ def test_questions_as_messages(tmp_path, chosen):
         (log_record("Is it?", 3, "2"), "field 'rank_after': found string '2'"),
         (log_record("Is it?", 3, True), "field 'rank_after': found boolean True"),
         (log_record(7, 3, 2), "field 'question': found integer 7, expected a text"),
-        (log_record(" ", 3, 2), "expected a text"),
         (log_record("Is it?", 3, 2, images="a.jpg"), "field 'images': found string 'a.jpg', expected a list of paths"),
         (log_record("Is it?", 3, 2, dialog="a, b"), "field 'dialog': found string"),
         ({"question": "Is it?", "rank_before": 3, "rank_after": 2}, "field 'target': none of target, target_id"),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
+from datasets import Dataset
+from PIL import Image
+from trl.data_utils import prepare_multimodal_messages
 
 from mmembed.interactive.question_prompt import ReplyError, question_messages, read_reply, reply_messages
 from mmembed.interactive.questions import Answer, DialogueState, Question, Turn
+from tests.interactive.tiny_questioner import tiny_processor
 
 # Replies as these families give them; written for this test. Each: the reply, its control tokens, the question, its options.
 QWEN_VL = [
@@ -31,6 +37,32 @@ SMOL_VLM = [
     ("Assistant: **Which animal is shown?**\n", [], "Which animal is shown?", ()),
     ("- Isn't it made of glass?\n\nThe answer would split the candidates.", [], "Isn't it made of glass?", ("yes", "no")),
 ]  # fmt: skip
+
+# How these families' chat templates write a conversation; the templates are written for this test. Each: the template, what
+# stands before the pictures, a picture's place, what stands between pictures and text, and what stands after the text.
+PROMPTS = {
+    "qwen_vl": (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% for b in m.content %}{% if b.type == 'image' or 'image' in b %}<|vision_start|><|image_pad|><|vision_end|>"
+        "{% elif 'text' in b %}{{ b.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        "<|vision_start|><|image_pad|><|vision_end|>", "", "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "llava": (  # pictures first, whatever the order of the blocks
+        "{% for m in messages %}{{ 'USER: ' if m.role == 'user' else 'ASSISTANT: ' }}"
+        "{% for b in m.content | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
+        "{% for b in m.content | selectattr('type', 'equalto', 'text') %}{{ b.text }} {% endfor %}{% endfor %}"
+        "{% if add_generation_prompt %}ASSISTANT:{% endif %}",
+        "USER: ", "<image>\n", "", " ASSISTANT:",
+    ),
+    "smol_vlm": (
+        "<|im_start|>{% for m in messages %}{{ m.role | capitalize }}{{ ':' if m.content[0].type == 'image' else ': ' }}"
+        "{% for b in m.content %}{% if b.type == 'text' %}{{ b.text }}{% elif b.type == 'image' %}<image>{% endif %}{% endfor %}"
+        "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}",
+        "<|im_start|>User:", "<image>", "", "<end_of_utterance>\nAssistant:",
+    ),
+}  # fmt: skip
 
 
 def state(query="a mug", shown=("a", "b", "c"), turns=()):
@@ -112,3 +144,22 @@ def test_a_replys_question_holds_no_control_token():
 def test_a_question_and_its_reply_are_each_others_inverse():
     text = "Is the shirt red?"
     assert read_reply(reply_messages(text)[0]["content"][0]["text"]).text == text
+
+
+@pytest.mark.parametrize("family", PROMPTS)
+def test_prompts_of_three_families(family):
+    """Five pictures before one text, as each family's template writes them, whether asked or read from a parquet file."""
+    template, before, place, between, after = PROMPTS[family]
+    processor = copy.deepcopy(tiny_processor())
+    processor.chat_template = template
+    ids = tuple("abcde")
+    turn = Turn(Question("Is it red?", ("yes", "no")), Answer("no", "no", "oracle"))
+    asked = DialogueState("a mug", (turn,), ids, np.full(5, 0.2), shown=ids)
+    messages = question_messages(asked)
+    text = messages[0]["content"][-1]["text"]
+    expected = f"{before}{place * 5}{between}{text}{after}"
+    assert processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) == expected
+    # a table gives every block every key; TRL leaves out those that are null
+    rows = Dataset.from_list([{"prompt": messages, "images": [Image.new("RGB", (8, 8))] * 5}])
+    stored = prepare_multimodal_messages(rows[0]["prompt"], images=rows[0]["images"])
+    assert processor.apply_chat_template(stored, add_generation_prompt=True, tokenize=False) == expected
