@@ -58,7 +58,7 @@ font-size:.83rem;max-width:100%}
 .mm .scroll{overflow-x:auto;max-width:100%}
 .mm :is(table,thead,tbody,tr,th,td){border:0!important}
 .mm table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums;margin:.2rem 0;width:auto;color:var(--ink)}
-.mm th{font-weight:600;color:var(--grey);white-space:nowrap}
+.mm th{font-weight:600;color:var(--grey)}
 .mm :is(th,td){text-align:start;padding:.25rem 1rem .25rem 0!important;border-bottom:1px solid var(--rule)!important;background:none;
 vertical-align:top}
 .mm :is(th,td).number{text-align:end;white-space:nowrap}
@@ -83,7 +83,7 @@ vertical-align:top}
 #go,#say{min-height:2.9rem;align-self:center}:is(#text,#words) :is(textarea,input){min-height:2.9rem;font-size:1.05rem}
 #begin:disabled{background:var(--rule);color:var(--grey)}
 footer{display:none!important}
-@media(max-width:40rem){.gradio-container{padding:.6rem!important}.mm .grid{gap:.55rem}.mm .target{grid-template-columns:6.5rem minmax(0,1fr)}}
+@media(max-width:40rem){.mm :is(th,td){padding-inline-end:.6rem!important}.gradio-container{padding:.6rem!important}.mm .grid{gap:.55rem}.mm .target{grid-template-columns:6.5rem minmax(0,1fr)}}
 """.strip()
 
 

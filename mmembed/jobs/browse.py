@@ -45,22 +45,21 @@ def run(options: BrowseOptions) -> None:
     Args:
         options: What is shown, and where.
     """
+    from mmembed.apps.listening import bind, is_loopback, shown_address
+    from mmembed.apps.page_server import build_page_server, check_reach, upload_folder
+
     _check(options)
-    shown = options.pipeline or options.index or options.vectors or options.items or "the drawn catalogue"
-    sys.stdout.write(f"opening         {shown}\n")
-    sys.stdout.flush()
-    with _extra_of_pages():
-        import gradio  # noqa: F401  what is missing is said before a model is loaded
-
-        from mmembed.apps.listening import bind, is_loopback, shown_address
-        from mmembed.apps.page_server import build_page_server, check_reach, upload_folder
-
     check_reach(options.host, allow_remote=options.allow_remote)
     with bind(options.host, options.port) as listening, upload_folder() as folder:
+        with _extra_of_pages():
+            import gradio  # noqa: F401  what is missing is said before a model is loaded
+        shown = options.pipeline or options.index or options.vectors or options.items or "the drawn catalogue"
+        sys.stdout.write(f"opening         {shown}\n")
         if not is_loopback(options.host):
             sys.stdout.write(
                 f"warning         {options.host} is reached from other machines, and there is no password\n"
             )
+        sys.stdout.flush()
         with as_option_errors():
             page = _dialogue(options) if options.dialogue else _search(options)
         server = build_page_server(page, folder, host=options.host)

@@ -14,7 +14,8 @@ class BrowseOptions(ItemsOptions):
 
     Without anything it shows the drawn catalogue, searched by the model of `runs/train`, else by a small one that is trained
     once, in a minute or two, and kept in `work_dir`. With `--dialogue` the page asks back: a person looks for a product and
-    answers questions until it is found. Nothing is asked of any network, and only this machine reaches the page.
+    answers questions until it is found; it ranks by words, where nothing with vectors is named. Nothing is asked of any
+    network, and only this machine reaches the page.
     """
 
     # what is searched

@@ -201,5 +201,4 @@ def _encoded(options: BrowseOptions, parts: PageParts, name: str, folder: Path) 
 
 def _short(name: str) -> str:
     """The end of a folder's name, or a name on the Hub; not where it lies."""
-    parts = Path(name.removeprefix("package:")).parts
-    return "/".join(parts[-2:] if not os.path.isabs(name) else parts[-1:])
+    return "/".join(Path(name.removeprefix("package:")).parts[-2:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from mmembed.interactive.question_wording import Wording
 from mmembed.interactive.rankers import Ranker, TextRanker, VectorRanker
 from mmembed.interactive.session import InteractiveSession
 from mmembed.jobs.browse_options import BrowseOptions
-from mmembed.jobs.browse_parts import TRAINED, PageParts, page_pipeline, read_page
+from mmembed.jobs.browse_parts import PageParts, page_pipeline, read_page
 from mmembed.jobs.options import OptionsError
 from mmembed.search.index import Index
 from mmembed.search.lexical import LexicalIndex
@@ -112,13 +111,12 @@ def captions_of(items: Dataset, is_catalogue: bool) -> Callable[[str], str]:
 
 
 def _ranker(options: BrowseOptions, parts: PageParts) -> Ranker:
-    """By vectors where there is a model; of the drawn catalogue without one by words, which need none."""
-    own = Path(options.work_dir) / "model"
-    named = options.model or options.index or options.vectors or options.pipeline
-    if not named and (not parts.is_catalogue or not (TRAINED.is_dir() or own.is_dir())):
+    """By vectors where something was named that has them, else by words, which need no model."""
+    if not (options.model or options.index or options.vectors or options.pipeline):
         assert parts.items is not None
         plain = parts.items.with_format(None)
-        rows = [(id, text) for id, text in zip(plain["id"][:], plain["text"][:]) if text]
+        texts = plain["text"][:] if "text" in plain.column_names else []
+        rows = [(id, text) for id, text in zip(plain["id"][:], texts) if text]
         if not rows:
             raise OptionsError("--model: the items have no texts; name a model that looks at their images")
         parts.about.append(("ranked by", "words"))

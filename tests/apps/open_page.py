@@ -33,7 +33,7 @@ class RunningPage:
         self.log = folder / "page.log"
         environment = {
             **os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-            "PYTHONUNBUFFERED": "1",
+            "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder),
         }  # fmt: skip
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -106,9 +106,13 @@ class Hand:
         """Press the mouse on an element that is seen."""
         chosen = f"document.querySelectorAll({json.dumps(selector)})[{place}]"
         self.until(f"!!{chosen}")
-        box = self.page.run(
-            f"(() => {{ const e = {chosen}; e.scrollIntoView({{block: 'center', behavior: 'instant'}}); "
-            "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        # once it stands still and nothing lies over it: what comes in above it moves it
+        box = self.until(
+            f"(() => {{ const e = {chosen}; if (!e) return null; e.scrollIntoView({{block: 'center', behavior: 'instant'}}); "
+            "const at = () => { const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }; "
+            "const first = at(); return new Promise(done => setTimeout(() => { const [x, y] = at(); "
+            "const top = document.elementFromPoint(x, y); "
+            "done(x === first[0] && y === first[1] && top && (e.contains(top) || top.contains(e)) ? [x, y] : null); }, 60)); })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.page.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)

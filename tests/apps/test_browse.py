@@ -23,8 +23,10 @@ from PIL import Image as Pillow
 from mmembed.data.writing import write_items
 from mmembed.encode import encode_items
 from mmembed.images import load_image
-from tests.apps.open_page import Hand, RunningPage, running_page
+from mmembed.rerankers.text_pairs import load_text_reranker
+from tests.apps.open_page import Hand, running_page
 from tests.evaluation.headless_page import CHROMIUM, WHY_NOT, HeadlessPage
+from tests.rerankers.tiny_rerankers import tiny_reranker
 from tests.tiny_models import tiny_dual_encoder
 
 MISSING = [name for name in ("gradio", "faiss") if importlib.util.find_spec(name) is None]
@@ -59,6 +61,7 @@ class Shop:
         self.folder = folder
         self.model = tiny_dual_encoder()
         self.model.save_pretrained(str(folder / "model"))
+        tiny_reranker(folder / "reranker")
         rows = [
             {
                 "id": f"i{n:02}",
@@ -97,11 +100,23 @@ def shop(tmp_path_factory) -> Shop:
 
 @pytest.fixture(scope="module")
 def running(shop):
-    words = ["--items", "items.parquet", "--model", "model", "--k", "8", "--no_show_progress_bar"]
+    words = [
+        "--items",
+        "items.parquet",
+        "--model",
+        "model",
+        "--k",
+        "8",
+        "--no_show_progress_bar",
+        "--reranker",
+        "reranker",
+    ]
     with running_page(words, shop.folder) as page:
+        uploads = list(shop.folder.glob("mmembed-page-*"))
+        assert len(uploads) == 1
         yield page
-        assert page.stop() == 0 and page.said().rstrip().endswith("stopped")
-        assert "Traceback" not in page.said()
+        assert page.stop(signal.SIGINT) == 0 and page.said().rstrip().endswith("stopped")
+        assert "Traceback" not in page.said() and not uploads[0].exists()
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +124,7 @@ def opened(running):
     with HeadlessPage(running.address, width=1200, height=1000) as page:
         hand = Hand(page)
         hand.until("document.querySelectorAll('#results .card').length === 8")
+        hand.click("#rerank input")  # off, until it is tested
         yield hand
 
 
@@ -167,11 +183,13 @@ def test_filters_keep_what_meets_them(opened, shop) -> None:
     opened.click("ul[role=listbox] li", place)
     searched(opened, shop.texts(shop.best(query, 8, lambda item: item["colour"] == "blue")))
     assert "10 that meet the filters, of 40" in opened.text("#status")
-    opened.type("#filters input[type=number]", "10")
-    opened.key("Tab", 9)
+    low = "#filters .filter:nth-child(2) :is(input, textarea)"  # the second is where the price begins
+    assert opened.page.run(f"document.querySelector({json.dumps(low)}).value") == ""
+    opened.type(low, "10")
     searched(opened, shop.texts(shop.best(query, 8, lambda item: item["colour"] == "blue" and item["price"] >= 10)))
-    opened.type("#filters input[type=number]", "")
-    opened.key("Tab", 9)
+    opened.type(low, "cheap")
+    opened.until("document.querySelector('#status').innerText.includes('wanted a number such as 12.5')")
+    opened.type(low, "")
     opened.click("#filters .token-remove, #filters [aria-label='Clear'], #filters .remove-all")
     searched(opened, shop.texts(shop.best(query, 8)))
 
@@ -208,6 +226,23 @@ def test_a_picture_finds_itself_and_a_text_goes_with_it(opened, shop, tmp_path) 
     searched(opened, shop.texts(shop.best(both, 8)))
     opened.click("#image [aria-label='Remove Image'], #image [aria-label='Clear'], #image button[title='Remove Image']")
     searched(opened, shop.texts(shop.best(shop.model.encode_query("blue mug"), 8)))
+
+
+def test_the_reranker_has_its_say_where_it_is_wanted(opened, shop) -> None:
+    query = "red shirt word7"
+    opened.type("#text textarea, #text input", query, enter=True)
+    candidates = shop.best(shop.model.encode_query(query), 20)
+    searched(opened, shop.texts(candidates[:8]))
+    assert "reranker" not in opened.text("#results") and "rerank" not in opened.text("#status")
+    opened.click("#rerank input")
+    opened.until("document.querySelector('#results .score').innerText.includes('reranker')")
+    pairs = [(query, text) for text in shop.texts(candidates)]
+    expected = np.sort(load_text_reranker(shop.folder / "reranker", device="cpu").predict(pairs))[::-1][:8]
+    shown = opened.page.run("[...document.querySelectorAll('#results .score b')].map(e => Number(e.innerText))")
+    np.testing.assert_allclose(shown, expected, atol=2e-3)
+    assert re.search(r"rerank [\d.]+ ms", " ".join(opened.text("#status").split()))
+    opened.click("#rerank input")
+    searched(opened, shop.texts(candidates[:8]))
 
 
 @pytest.mark.security
@@ -290,14 +325,9 @@ def test_it_is_readable_on_a_phone_in_the_dark(running, tmp_path) -> None:
         )
         light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
         assert light[0] > 600 > 120 > light[1]
+        hand.type("#text textarea, #text input", "red shirt word7", enter=True)
+        hand.until("!!document.querySelector('#compared table') && !!document.querySelector('#results .score')")
+        assert page.run("document.documentElement.scrollWidth") <= 390
         assert hand.errors() == [] and hand.elsewhere(running.address) == []
-        assert page.run("document.querySelectorAll('#results .card').length") == 8
         image = load_image(page.screenshot(tmp_path / "phone.png").read_bytes())
         assert image.width == 780
-
-
-def test_ctrl_c_stops_it_and_its_uploads_are_gone(shop) -> None:
-    page = RunningPage(["--items", "items.parquet", "--lexical", "items", "--no_show_progress_bar"], shop.folder)
-    assert page.stop(signal.SIGINT) == 0
-    assert page.said().rstrip().endswith("stopped") and "Traceback" not in page.said()
-    assert not list(Path("/tmp").glob(f"mmembed-page-*-{page.process.pid}"))

@@ -17,7 +17,7 @@ from mmembed.search.filters import FilterError
 from mmembed.search.queries import QueryError
 
 _TEXT = 1000  # characters of a query
-_MOST = 96  # results
+_COUNTS = (12, 24, 48, 96)  # results
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,10 @@ def browse_page(
                         min_width=240,
                         scale=2,
                     )
-                    count = gradio.Slider(4, _MOST, value=k, step=4, label="Results", elem_id="count", min_width=200)
+                    many = sorted({*_COUNTS, min(k, _COUNTS[-1])})
+                    count = gradio.Dropdown(
+                        many, value=min(k, _COUNTS[-1]), label="Results", elem_id="count", min_width=110, scale=1
+                    )
                 rerank = gradio.Checkbox(True, label="Rerank", visible=search.reranks, elem_id="rerank")
                 compared = gradio.HTML(first[1], elem_id="compared")
         filled: list[Any] = []
@@ -158,7 +161,7 @@ def browse_page(
 
         for trigger in (go.click, text.submit, image.change):
             trigger(asked, inputs, outputs, **options)
-        for control in (count.release, name.change, way.change, rerank.change, *(one.change for one in filled)):
+        for control in (count.change, name.change, way.change, rerank.change, *(one.change for one in filled)):
             control(changed, inputs, outputs, trigger_mode="always_last", **options)
         for part in (results, status):
             part.act(event_handler(acted), inputs, outputs, **options)
@@ -200,7 +203,7 @@ def _answer(
     given: Sequence[Any],
 ) -> tuple[str, str, str, _Session]:
     """What the page shows: the line above the results, the table of vectors, the grid, and the session after it."""
-    k = min(_MOST, max(1, int(many))) if isinstance(many, (int, float)) and many == many else _MOST // 4
+    k = min(_COUNTS[-1], max(1, many)) if type(many) is int else _COUNTS[1]
     ask = session.ask
     try:
         filters = conditions(controls, given) if given else {}
