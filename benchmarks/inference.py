@@ -116,10 +116,9 @@ def prepare(options: argparse.Namespace) -> dict[str, float]:
     if options.model == "image":
         model.save_pretrained(f"{options.folder}/model", create_model_card=False)
     timed, queries, documents, relevant = rows_of(options)
-    # The gate compares and calibrates on rows of each workload, and judges by some of the queries.
+    # The gate compares and calibrates on rows of each workload.
     some = [row for rows in timed.values() for row in rows[-24:]]
-    few = slice(0, 24)
-    judgements = Judgements(queries[few], documents, relevant[few]) if options.gate else None
+    judgements = Judgements(queries, documents, relevant) if options.gate else None
     inputs = ParityInputs(
         texts=some if options.model == "text" else [],
         images=some if options.model == "image" else [],

@@ -93,7 +93,7 @@ def export_onnx(
     require_onnx()
     _check_names("precisions", precisions, PRECISIONS)
     _check_names("backends", backends, BACKENDS)
-    if not isinstance(model, CrossEncoder):
+    if isinstance(model, SentenceTransformer):
         adopt(model)
     known = verbs_of(model)
     verbs = known if verbs is None else list(dict.fromkeys(verbs))
@@ -288,7 +288,8 @@ def _ladder(gate: _Gate, exact: Path, verb: str, precision: str, settings: Quant
     if settings.keep_float == 0:
         return
     rows = gate.reference.rows[verb][:: max(1, len(gate.reference.rows[verb]) // 16)]
-    noisy = noisiest_nodes(exact, graph_features(gate.reader, rows))
+    per_row = settings.per_row and method_for(exact, settings.method) == "dynamic"
+    noisy = noisiest_nodes(exact, graph_features(gate.reader, rows), per_row=per_row)
     if isinstance(settings.keep_float, int):
         yield noisy[: settings.keep_float]
         return
@@ -335,7 +336,7 @@ def _about(model: Any, model_name: str | None, opset: int) -> dict[str, Any]:
     module = model[0]
     about: dict[str, Any] = {
         "kind": "reranker" if reranker else "embedder",
-        "model": _public_name(model_name or getattr(module.model.config, "_name_or_path", "")),
+        "model": _public_name(model_name or module.model.config._name_or_path),
         "architecture": type(module.model).__name__,
         "model_fingerprint": model_fingerprint(model),
         "max_length": model.max_seq_length,

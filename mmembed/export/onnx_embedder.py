@@ -91,10 +91,11 @@ class OnnxEmbedder(SentenceTransformer):
     @property
     def modalities(self) -> list[Any]:
         """The modalities that there is a graph for, as `SentenceTransformer.modalities` names them."""
+        reader: Any = self[0]
         known = [verb for verb in ("text", "image") if verb in self.graphs]
         fused = [("image", "text")] if "fused" in self.graphs else []
         # Mixed rows are messages to sentence-transformers.
-        return [*known, *fused, *(["message"] if "message" in self[0].modalities else [])]
+        return [*known, *fused, *(["message"] if "message" in reader.modalities else [])]
 
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Vectors of preprocessed rows, under "sentence_embedding".

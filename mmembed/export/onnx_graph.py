@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -158,7 +158,7 @@ def _stable_sort(self: Any, stable: bool | None = None, dim: int = -1, descendin
     from onnxscript import opset18
 
     along = opset18.Constant(value_ints=[dim])
-    size = opset18.Gather(opset18.Shape(self), along, axis=0)
+    size = opset18.Gather(opset18.Shape(self), cast(Any, along), axis=0)
     return opset18.TopK(self, size, axis=dim, largest=int(descending), sorted=1)
 
 

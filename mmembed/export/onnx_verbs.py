@@ -208,9 +208,10 @@ def is_fixed_width(model: SentenceTransformer | CrossEncoder) -> bool:
 @contextmanager
 def exportable(model: SentenceTransformer | CrossEncoder) -> Iterator[Any]:
     """The model as it can be traced: in evaluation mode, with attention written out; it is given back unchanged."""
+    first: Any = model[0]
     modes = [(module, module.training) for module in model.modules()]
     # Parents before children: what is set on one goes on to those below it.
-    configs = [getattr(module, "config", None) for module in model[0].model.modules()]
+    configs: list[Any] = [getattr(module, "config", None) for module in first.model.modules()]
     attention = [(one, one._attn_implementation) for one in configs if hasattr(one, "_attn_implementation")]
     try:
         model.eval()

@@ -147,11 +147,11 @@ def padded(features: Mapping[str, np.ndarray], reader: Any, session: Session, co
 
 
 def _encoded(model: SentenceTransformer | CrossEncoder, rows: list[Any]) -> Vectors:
-    if isinstance(model, CrossEncoder):
-        return np.asarray(model.predict(rows, batch_size=_BATCH, prompt="", show_progress_bar=False), dtype=np.float32)
-    with model.truncate_embeddings(None):
-        found = model.encode(rows, batch_size=_BATCH, prompt="", show_progress_bar=False)
-    return np.asarray(found, dtype=np.float32)
+    settings: dict[str, Any] = {"batch_size": _BATCH, "prompt": "", "show_progress_bar": False}
+    if isinstance(model, SentenceTransformer):
+        with model.truncate_embeddings(None):
+            return np.asarray(model.encode(rows, **settings), dtype=np.float32)
+    return np.asarray(model.predict(rows, **settings), dtype=np.float32)
 
 
 def _in_batches(encode: Callable[[Sequence[Any]], Vectors], rows: list[Any]) -> Vectors:

@@ -60,6 +60,7 @@ def run(options: ExportOptions) -> list[Parity]:
     quantization = Quantization(
         method=options.quantization,
         per_channel=options.per_channel,
+        per_row=options.per_row,
         reduce_range=options.reduce_range,
         calibration=options.calibration,
         keep_float="auto" if options.keep_float is None else options.keep_float,

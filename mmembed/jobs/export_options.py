@@ -52,6 +52,7 @@ class ExportOptions(DataOptions):
         "auto", "of int8: ranges at run time, or calibrated on rows; auto: static for convolutions, else dynamic"
     )
     per_channel: bool = option(True, "int8: scale each output channel by itself")
+    per_row: bool = option(True, "int8, dynamic: where a product narrows, scale each token by itself")
     reduce_range: bool = option(False, "int8: 7 bits a weight, for x86 machines without VNNI")
     calibration: Literal["minmax", "entropy", "percentile"] = option("minmax", "int8, static: how ranges follow")
     keep_float: int | None = option(

@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from mmembed.export.onnx import export_onnx
-from tests.export.tiny_exports import ROWS, tiny_text_embedder
+from tests.export.tiny_exports import ROWS, copying, tiny_text_embedder
 from tests.rerankers.tiny_rerankers import tiny_reranker
 from tests.tiny_models import tiny_dual_encoder
 
@@ -56,3 +56,9 @@ def reranker_export(reranker_model: Any, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("reranker_export") / "onnx"
     export_onnx(reranker_model, folder, inputs=ROWS, show_progress_bar=False)
     return folder
+
+
+@pytest.fixture
+def traced(text_export: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Instead of tracing, the graph of `text_export`, which a test may change."""
+    return copying(monkeypatch, text_export / "text_fp32" / "model.onnx")

@@ -30,21 +30,6 @@ from tests.tiny_models import tiny_bert, tiny_dual_encoder
 QUIET = {"inputs": ROWS, "show_progress_bar": False}
 
 
-@pytest.fixture
-def traced(text_export, monkeypatch):
-    """Tracing takes seconds: here the graph that was traced once is copied, and may be changed on the way."""
-
-    def install(change=lambda path: None):
-        def write(model, verb, features, folder, **options):
-            path = Path(shutil.copy(text_export / "text_fp32" / "model.onnx", folder))
-            change(path)
-            return path
-
-        monkeypatch.setattr(exporting, "write_graph", write)
-
-    return install
-
-
 def refused(folder: Path, name: str = "text_fp32") -> str:
     """Nothing of the graph is in the folder, and the report says why."""
     assert not (folder / name).exists() and not list(folder.glob(".aside-*"))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytest.importorskip("openvino")
 
-import mmembed.export.onnx as exporting
 from mmembed.export.onnx import export_onnx
 from mmembed.export.onnx_embedder import OnnxEmbedder
 from mmembed.export.onnx_files import read_export
@@ -18,21 +14,6 @@ from mmembed.export.onnx_verbs import ExportError
 from mmembed.export.openvino import OpenVinoSession, write_openvino
 from mmembed.export.parity_gate import ParityError
 from tests.export.tiny_exports import ROWS, TEXTS, reverse_batch, save_with_external_data
-
-
-@pytest.fixture
-def traced(text_export, monkeypatch):
-    """Tracing takes seconds: here the graph that was traced once is copied, and may be changed on the way."""
-
-    def install(change=lambda path: None):
-        def write(model, verb, features, folder, **options):
-            path = Path(shutil.copy(text_export / "text_fp32" / "model.onnx", folder))
-            change(path)
-            return path
-
-        monkeypatch.setattr(exporting, "write_graph", write)
-
-    return install
 
 
 def test_openvino_gives_the_models_vectors(text_model, tmp_path, traced):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertModel
 
+import mmembed.export.onnx as exporting
 from mmembed.export.parity_inputs import ParityInputs
 from mmembed.models.dual_encoder.building import train_tokenizer
 from mmembed.models.loading import load_model
@@ -35,6 +40,20 @@ def tiny_text_embedder(folder: Path, pooling: str = "cls", seed: int = 0, layers
     model = load_model(folder, device="cpu", pooling=pooling)
     model.prompts["query"] = "red "
     return model
+
+
+def copying(monkeypatch: pytest.MonkeyPatch, graph: Path) -> Callable[..., None]:
+    """Tracing takes seconds: what this returns has a graph copied instead, and changed on the way by what it is given."""
+
+    def install(change: Callable[[Path], object] = lambda path: None) -> None:
+        def write(model: Any, verb: str, features: Any, folder: Path, **options: Any) -> Path:
+            path = Path(shutil.copy(graph, folder))
+            change(path)
+            return path
+
+        monkeypatch.setattr(exporting, "write_graph", write)
+
+    return install
 
 
 def reverse_batch(path: Path) -> None:

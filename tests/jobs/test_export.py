@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import mmembed.export.onnx as exporting
 from mmembed.cli import main as mmembed
 from mmembed.export.onnx_embedder import OnnxEmbedder
 from mmembed.export.onnx_files import read_export
 from mmembed.jobs.export import main
 from mmembed.jobs.options import OptionsError
 from mmembed.models.loading import load_model
-from tests.export.tiny_exports import TEXTS, reverse_batch, tiny_text_embedder
+from tests.export.tiny_exports import TEXTS, copying, reverse_batch, tiny_text_embedder
 from tests.jobs.tiny_jobs import write_shop
 from tests.tiny_models import tiny_dual_encoder
 
@@ -43,15 +42,7 @@ def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def traced(exported, monkeypatch):
-    def install(change=lambda path: None):
-        def write(model, verb, features, folder, **options):
-            path = Path(shutil.copy(exported / "text_fp32" / "model.onnx", folder))
-            change(path)
-            return path
-
-        monkeypatch.setattr(exporting, "write_graph", write)
-
-    return install
+    return copying(monkeypatch, exported / "text_fp32" / "model.onnx")
 
 
 def words(model: Path, output: Path, *more: str) -> list[str]:
