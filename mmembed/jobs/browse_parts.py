@@ -147,7 +147,9 @@ def catalogue_model(options: BrowseOptions, parts: PageParts) -> str:
         OptionsError: the items are others, and no model was named.
     """
     if not parts.is_catalogue:
-        raise OptionsError("--model: name the model that items are encoded and searched with, or give --index")
+        raise OptionsError(
+            "--model: name the model that items are encoded and searched with; or give --index, or --lexical items for words alone"
+        )
     if TRAINED.is_dir():
         return str(TRAINED)
     own = Path(options.work_dir) / "model"

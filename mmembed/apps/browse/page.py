@@ -91,7 +91,7 @@ def browse_page(
                 elem_id="image",
                 buttons=[],
             )
-            with gradio.Column(scale=2, min_width=280):
+            with gradio.Column(scale=3, min_width=280):
                 with gradio.Row():
                     name = gradio.Radio(
                         search.names,
