@@ -60,7 +60,7 @@ font-size:.83rem;max-width:100%}
 .mm table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums;margin:.2rem 0;width:auto;color:var(--ink)}
 .mm th{font-weight:600;color:var(--grey)}
 .mm :is(th,td){text-align:start;padding:.25rem 1rem .25rem 0!important;border-bottom:1px solid var(--rule)!important;background:none;
-vertical-align:top}
+vertical-align:top;overflow-wrap:break-word}
 .mm :is(th,td).number{text-align:end;white-space:nowrap}
 .mm tr.on td{font-weight:650}
 .mm .ask{background:var(--soft);border-radius:.8rem;padding:1rem 1.1rem}

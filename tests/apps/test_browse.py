@@ -252,7 +252,7 @@ def test_a_hostile_upload_is_a_plain_line_and_the_page_goes_on(opened, shop, tmp
         b"<svg xmlns='http://www.w3.org/2000/svg' onload='document.title=1'><image href='http://evil.example/a'/></svg>"
     )
     opened.upload("#image input[type=file]", path)
-    opened.until("document.querySelector('#status .notice')")
+    opened.until("!!document.querySelector('#status .notice')")
     said = opened.text("#status .notice")
     assert said == "the picture cannot be read: it is no JPEG, PNG, WebP, GIF, BMP or TIFF"
     opened.click("#image [aria-label='Remove Image'], #image [aria-label='Clear'], #image button[title='Remove Image']")
@@ -328,6 +328,7 @@ def test_it_is_readable_on_a_phone_in_the_dark(running, tmp_path) -> None:
         hand.type("#text textarea, #text input", "red shirt word7", enter=True)
         hand.until("!!document.querySelector('#compared table') && !!document.querySelector('#results .score')")
         assert page.run("document.documentElement.scrollWidth") <= 390
+        assert page.run("document.querySelector('#compared td').getBoundingClientRect().height") < 60  # words stay whole
         assert hand.errors() == [] and hand.elsewhere(running.address) == []
         image = load_image(page.screenshot(tmp_path / "phone.png").read_bytes())
         assert image.width == 780

@@ -85,13 +85,13 @@ def browse_page(
                 type="filepath",
                 sources=["upload", "clipboard"],
                 height=150,
-                scale=1,
+                scale=2,
                 min_width=240,
                 visible=search.reads_images,
                 elem_id="image",
                 buttons=[],
             )
-            with gradio.Column(scale=3, min_width=280):
+            with gradio.Column(scale=5, min_width=280):
                 with gradio.Row():
                     name = gradio.Radio(
                         search.names,

@@ -120,7 +120,7 @@ def dialogue_page(
             play.leave()
         elif play is not None and act == "pick":
             best = play.top(_CANDIDATES)
-            if 0 <= place < len(best) and play.outcome is None and not play.pick(best[place].id):
+            if 0 <= place < len(best) and play.can_pick and not play.pick(best[place].id):
                 told = "that is another one than you were shown"
         return shown(visit, told)
 

@@ -82,6 +82,11 @@ class Play:
         """What was asked and answered."""
         return self.dialogue.turns
 
+    @property
+    def can_pick(self) -> bool:
+        """Whether it can still be said which one it is: while it is played, and while nobody knows it."""
+        return self.outcome is None or self.target_id is None
+
     def choose(self, place: int) -> None:
         """Answer with one of the options; a place that is none changes nothing."""
         question = self.question
@@ -107,7 +112,7 @@ class Play:
         Returns:
             Whether it is: what was shown, or, where the person chose secretly, whatever is picked.
         """
-        if self.outcome is not None or id not in self.session.rows:
+        if not self.can_pick or id not in self.session.rows:
             return False
         if self.target_id is None:
             self.target_id = id

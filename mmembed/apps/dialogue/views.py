@@ -81,7 +81,7 @@ def ranking_view(candidates: Sequence[Candidate], cards: ItemCards, play: Play) 
     for place, (one, item) in enumerate(zip(candidates, items, strict=True)):
         is_target = one.id == play.target_id
         pick = ""
-        if play.outcome is None:
+        if play.can_pick:
             pick = (
                 f'<div class="acts"><button type="button" class="wide" data-act="pick" data-place="{place}" '
                 f'aria-label="this is it: {escaped(item.text, 60)}">This is it</button></div>'
@@ -169,6 +169,8 @@ def _end(play: Play, target: Shown | None) -> str:
             f"<p>Its rank went from <b>{shown_rank(play.ranks[0])}</b> to <b>{shown_rank(play.ranks[-1])}</b> of "
             f"{len(play.session.rows):,} in {asked} answer{'' if asked == 1 else 's'}.</p>"
         )
+    elif play.can_pick:
+        told += "<p>Say which one it was, and see how it came up.</p>"
     if target is not None:
         told += f'<div class="revealed">{frame(target)}<p dir="auto">{escaped(target.text, 160)}</p></div>'
     again = '<div class="options"><button type="button" data-act="again">Play again</button></div>'

@@ -54,16 +54,21 @@ def test_what_is_no_answer_changes_nothing(session) -> None:
     play.skip()
     assert play.ranks == [8.5, 8.5] and play.turns[0].answer.label == "unknown"
     assert not play.pick("m07") and not play.pick("nothing") and play.outcome is None
-    play.skip(), play.skip()
-    assert play.outcome == "budget"
+    play.skip()
+    assert play.outcome == "uninformative"  # both were asked
+    short = Play(InteractiveSession(session.ranker, session.questioner, max_rounds=1), "mug", "1", "m06")
+    short.skip()
+    assert short.outcome == "budget"
 
 
 def test_a_secret_is_known_once_it_is_picked(session) -> None:
     play = Play(session, "mug", "1")
     play.choose(truth(play, "m06"))
     play.choose(truth(play, "m06"))
-    assert play.ranks == [] and play.outcome is None and play.top(1)[0].id == "m06"
+    assert play.ranks == [] and play.outcome == "uninformative" and play.top(1)[0].id == "m06"
+    assert play.can_pick and not play.pick("nothing")  # it has ended, and nobody knows yet what was looked for
     assert play.pick("m06") and play.outcome == "picked" and play.ranks == [8.5, 2.5, 1.0]
+    assert not play.can_pick and not play.pick("m07")
 
 
 def test_first_words_that_say_nothing_are_refused(session) -> None:
