@@ -95,7 +95,7 @@ def image_rows(options: argparse.Namespace) -> tuple[dict[str, list[Any]], list[
             queries.append(paths[0])
             relevant.append(places)
     policy = ImagePolicy(root=str(root))
-    seen = {path: load_image(str(root / path), policy=policy) for path in [*queries, *documents]}
+    seen = {path: load_image(path, policy=policy) for path in [*queries, *documents]}
     photos = [seen[path] for path in documents]
     return {"photos": photos}, [seen[path] for path in queries], photos, relevant
 
@@ -108,8 +108,9 @@ def rows_of(options: argparse.Namespace) -> tuple[dict[str, list[Any]], list[Any
 
 
 def prepare(options: argparse.Namespace) -> dict[str, float]:
-    """Save the model, and export it; what is refused is refused here."""
+    """Save the model, and export it: the lowest cosine of each graph, and of those that the gate refused."""
     from mmembed.export.onnx import export_onnx
+    from mmembed.export.parity_gate import ParityError
     from mmembed.export.parity_inputs import Judgements, ParityInputs
 
     model = torch_model(options, "fp32")
@@ -126,9 +127,15 @@ def prepare(options: argparse.Namespace) -> dict[str, float]:
         source=options.model,
     )
     given: dict[str, Any] = {"verbs": [options.model], "inputs": inputs, "show_progress_bar": False}
-    done = export_onnx(model, f"{options.folder}/export", precisions=["fp32", "int8"], **given)
-    done += export_onnx(model, f"{options.folder}/export", precisions=["fp32", "fp16"], backends=["openvino"], **given)
-    return {parity.name: parity.min_cosine for parity in done}
+    found = {}
+    for runtime, precision in list(_SYSTEMS.values())[2:]:
+        try:
+            done = export_onnx(model, f"{options.folder}/export", precisions=[precision], backends=[runtime], **given)
+        except ParityError as error:
+            found |= {f"{parity.name} refused": parity.min_cosine for parity in error.parities if not parity.passed}
+        else:
+            found |= {parity.name: parity.min_cosine for parity in done}
+    return found
 
 
 def torch_model(options: argparse.Namespace, precision: str) -> Any:
@@ -265,17 +272,24 @@ def main() -> int:
             once = {"prepare": [*kept, "--child", "prepare"]}
             if model == "text":
                 once["lengths"] = [*kept, "--child", "lengths"]
-            tokens = alternate(__file__, once, repeats=1, threads=options.threads).get("lengths", [{}])[0]
+            first = alternate(__file__, once, repeats=1, threads=options.threads)
+            tokens = first.get("lengths", [{}])[0]
+            gate = first["prepare"][0]
+            ending = {"onnxruntime": "", "openvino": "_openvino"}
+            graphs = {name: f"{model}_{how}{ending[by]}" for name, (by, how) in _SYSTEMS.items() if by in ending}
+            refused = {name: gate[f"{graph} refused"] for name, graph in graphs.items() if f"{graph} refused" in gate}
             judge = [] if options.judge else ["--no_judge"]
-            systems = {name: [*kept, *judge, "--child", name] for name in options.systems}
+            systems = {name: [*kept, *judge, "--child", name] for name in options.systems if name not in refused}
             runs = alternate(__file__, systems, repeats=1, threads=options.threads)
             # The ranking is the same every time.
-            systems = {name: [*kept, "--no_judge", "--child", name] for name in options.systems}
+            systems = {name: [*kept, "--no_judge", "--child", name] for name in systems}
             if options.repeats > 1:
                 again = alternate(__file__, systems, repeats=options.repeats - 1, threads=options.threads)
                 runs = {name: [*runs[name], *again[name]] for name in runs}
         print(f"\n## {model}\n")
         table(model, runs, tokens)
+        for name, cosine in refused.items():
+            print(f"\n{name} is not there: the parity gate refused it, with a lowest cosine of {cosine:.5f}.")
     print(f"\n{options.repeats} runs of each, {options.items} rows; {machine(options.threads)}")
     return 0
 

@@ -186,9 +186,8 @@ class ExportFolder:
         """
         self.write_report()
         asked = [self.parities[name] for name in names]
-        refused = [parity for parity in asked if not parity.passed]
-        if refused:
-            raise ParityError(refused, str(self.folder / REPORT_TEXT))
+        if not all(parity.passed for parity in asked):
+            raise ParityError(asked, str(self.folder / REPORT_TEXT))
         return asked
 
 

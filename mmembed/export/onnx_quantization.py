@@ -283,19 +283,19 @@ def _scale_rows(model: Any, left_out: Sequence[str]) -> None:
 
     names = set(_narrowing(model)) - set(left_out)
     after_18 = any(one.domain in ("", "ai.onnx") and one.version >= 18 for one in model.opset_import)
-    constants = {"row_scale_floor": np.float32(1e-12)} | ({"row_scale_axis": np.array([-1])} if after_18 else {})
+    constants = {"row_scale_floor": np.array(1e-12, np.float32), "row_scale_axis": np.array([-1])}
     nodes = []
     for node in model.graph.node:
         if node.name not in names:
             nodes.append(node)
             continue
         of = {what: f"{node.name}_{what}" for what in ("size", "largest", "scale", "scaled", "product")}
-        axis = (["row_scale_axis"], {}) if after_18 else ([], {"axes": [-1]})
+        along: dict[str, Any] = {"keepdims": 1} if after_18 else {"keepdims": 1, "axes": [-1]}
         given, result = node.input[0], node.output[0]
         node.input[0], node.output[0] = of["scaled"], of["product"]
         nodes += [
             helper.make_node("Abs", [given], [of["size"]]),
-            helper.make_node("ReduceMax", [of["size"], *axis[0]], [of["largest"]], keepdims=1, **axis[1]),
+            helper.make_node("ReduceMax", [of["size"], *["row_scale_axis"] * after_18], [of["largest"]], **along),
             helper.make_node("Max", [of["largest"], "row_scale_floor"], [of["scale"]]),
             helper.make_node("Div", [given, of["scale"]], [of["scaled"]]),
             node,

@@ -100,13 +100,13 @@ class ParityError(ExportError):
     """A graph that does not give what its model gives; nothing of it is kept.
 
     Args:
-        parities: Those that were refused.
+        parities: All that were asked for, some of them refused.
         report: Where the report stands.
     """
 
     def __init__(self, parities: Sequence[Parity], report: str) -> None:
         self.parities = list(parities)
-        told = "; ".join(f"{parity.name}: {', '.join(parity.reasons)}" for parity in parities)
+        told = "; ".join(f"{parity.name}: {', '.join(parity.reasons)}" for parity in parities if not parity.passed)
         super().__init__(f"refused by the parity gate: {told}. It was not kept; {report} says more.")
 
 
