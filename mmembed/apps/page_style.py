@@ -61,7 +61,7 @@ font-size:.83rem;max-width:100%}
 .mm th{font-weight:600;color:var(--grey)}
 .mm :is(th,td){text-align:start;padding:.25rem 1rem .25rem 0!important;border-bottom:1px solid var(--rule)!important;background:none;
 vertical-align:top;overflow-wrap:break-word}
-.mm :is(th,td).number{text-align:end;white-space:nowrap}
+.mm :is(th,td).number{text-align:end}.mm td.number{white-space:nowrap}
 .mm tr.on td{font-weight:650}
 .mm .ask{background:var(--soft);border-radius:.8rem;padding:1rem 1.1rem}
 .mm .ask .text{font-size:1.25rem;line-height:1.3;font-weight:600;margin:0 0 .7rem}
@@ -83,7 +83,7 @@ vertical-align:top;overflow-wrap:break-word}
 #go,#say{min-height:2.9rem;align-self:center}:is(#text,#words) :is(textarea,input){min-height:2.9rem;font-size:1.05rem}
 #begin:disabled{background:var(--rule);color:var(--grey)}
 footer{display:none!important}
-@media(max-width:40rem){.mm :is(th,td){padding-inline-end:.6rem!important}.gradio-container{padding:.6rem!important}.mm .grid{gap:.55rem}.mm .target{grid-template-columns:6.5rem minmax(0,1fr)}}
+@media(max-width:40rem){.mm :is(th,td){padding-inline-end:.6rem!important}.mm td.number{white-space:normal}.gradio-container{padding:.6rem!important}.mm .grid{gap:.55rem}.mm .target{grid-template-columns:6.5rem minmax(0,1fr)}}
 """.strip()
 
 

@@ -141,6 +141,17 @@ class Hand:
         node = self.page.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.page.send("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
+    def drop(self, selector: str, path: Path) -> None:
+        """Drag a file over an element and let it fall there."""
+        self.until(f"!!document.querySelector({json.dumps(selector)})")
+        x, y = self.page.run(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}}); "
+            "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.page.send("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
     def errors(self) -> list[str]:
         """What the console, the log and the script engine complained of; Gradio's own warnings are none."""
         return [said for said in self.page.complaints() if '"type": "warning"' not in said[:40]]

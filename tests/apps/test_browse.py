@@ -217,7 +217,7 @@ def test_a_picture_finds_itself_and_a_text_goes_with_it(opened, shop, tmp_path) 
     path = tmp_path / "query.png"
     picture(21).save(path)
     opened.type("#text textarea, #text input", "")
-    opened.upload("#image input[type=file]", path)
+    opened.drop("#image [aria-dropeffect]", path)
     expected = shop.best(shop.vectors[21], 8)
     assert expected[0] == "i21"
     searched(opened, shop.texts(expected))
@@ -328,7 +328,9 @@ def test_it_is_readable_on_a_phone_in_the_dark(running, tmp_path) -> None:
         hand.type("#text textarea, #text input", "red shirt word7", enter=True)
         hand.until("!!document.querySelector('#compared table') && !!document.querySelector('#results .score')")
         assert page.run("document.documentElement.scrollWidth") <= 390
-        assert page.run("document.querySelector('#compared td').getBoundingClientRect().height") < 60  # words stay whole
+        assert (
+            page.run("document.querySelector('#compared td').getBoundingClientRect().height") < 60
+        )  # words stay whole
         assert hand.errors() == [] and hand.elsewhere(running.address) == []
         image = load_image(page.screenshot(tmp_path / "phone.png").read_bytes())
         assert image.width == 780
