@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import numpy as np
@@ -215,8 +216,8 @@ def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.
 
 def faiss_module() -> Any:
     """FAISS, or an ImportError that names the extra."""
-    # it tells at length which builds of itself it does not have
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
+    if "faiss" not in sys.modules:  # it tells at length which builds of itself it does not have
+        logging.getLogger("faiss.loader").setLevel(logging.WARNING)
     try:
         import faiss
     except ImportError:
