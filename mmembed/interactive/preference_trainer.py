@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
-from safetensors import SafetensorError
-from transformers.trainer_utils import rotate_checkpoints
 
 from mmembed.distributed import check_launch
 from mmembed.interactive.preference_checks import (
@@ -27,11 +25,9 @@ from mmembed.interactive.preference_checks import (
 from mmembed.interactive.preference_rows import plain_rows, rows_sha256
 from mmembed.training.callbacks import MetricsLog
 from mmembed.training.checkpoints import (
-    CheckpointError,
     newest_checkpoint,
-    verify_checkpoint,
-    why_not_written,
-    write_manifest,
+    resumable_checkpoint,
+    write_checkpoint,
 )
 from mmembed.training.trainer import NonFiniteError
 
@@ -45,8 +41,7 @@ except ImportError:
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, ProcessorMixin
-
-logger = logging.getLogger(__name__)
+    from transformers.trainer_utils import TrainOutput
 
 #: Losses by name: TRL's `loss_type` and, beside it, what else the name means.
 LOSSES: dict[str, dict[str, Any]] = {
@@ -116,9 +111,9 @@ class PreferenceTrainer(DPOTrainer):
 
     Before the first step the rows, the processor, the arguments, the adapter's place and a batch of the longest rows are
     checked (`preference_checks`). The reference is what the model is when the trainer is made: below a new adapter the
-    model itself, of a model that has an adapter a frozen copy of it, in full training a copy of all. TRL computes its log-probabilities anew in every step, and refuses to compute
-    them once for images; here they are computed once over all rows, with the collator's own batches, and the copy is then
-    let go.
+    model itself, of a model that has an adapter a frozen copy of it, in full training a copy of all. TRL computes its
+    log-probabilities anew in every step, and refuses to compute them once for images; here they are computed once over all
+    rows, with the collator's own batches, and the copy is then let go.
 
     Args:
         model: a transformers model of images and texts, or a `PeftModel` whose adapter goes on learning.
@@ -139,6 +134,10 @@ class PreferenceTrainer(DPOTrainer):
         >>> trainer.train(resume_from_checkpoint=True)  # doctest: +SKIP
     """
 
+    args: DPOConfig
+    model: Any
+    _signature_columns: Any
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -152,7 +151,7 @@ class PreferenceTrainer(DPOTrainer):
         callbacks: Sequence[Any] = (),
     ) -> None:
         check_preference_processor(processing_class)
-        check_preference_arguments(args)
+        check_preference_arguments(args, precompute_reference=precompute_reference)
         check_preference_rows(train_dataset, name="training pairs")
         if eval_dataset is not None:
             check_preference_rows(eval_dataset, name="held-out pairs")
@@ -188,7 +187,7 @@ class PreferenceTrainer(DPOTrainer):
     # --- the reference ------------------------------------------------------------------------------------------
 
     def _precompute(self) -> None:
-        self._precompute_model_hash = hash_module(self.ref_model or self.model)
+        self._precompute_model_hash = hash_module(self.model if self.ref_model is None else self.ref_model)
         self.train_dataset = self._precompute_ref_logps(
             self.train_dataset, "train", self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size
         )
@@ -232,12 +231,17 @@ class PreferenceTrainer(DPOTrainer):
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Train; `resume_from_checkpoint=True` goes on from the newest whole checkpoint, if there is one.
 
         Args:
             resume_from_checkpoint: a checkpoint folder, True for the newest whole one, None to start anew.
-            **kwargs: further arguments of `transformers.Trainer.train`.
+            trial, ignore_keys_for_eval: as of `transformers.Trainer.train`.
 
         Returns:
             transformers' `TrainOutput`.
@@ -246,20 +250,13 @@ class PreferenceTrainer(DPOTrainer):
             CheckpointError: the named checkpoint is damaged or of another run, or one cannot be written.
             NonFiniteError: a loss or a weight is not finite.
         """
-        if resume_from_checkpoint is True:
-            found, passed_over = newest_checkpoint(str(self.args.output_dir))
-            for reason in passed_over:
-                logger.warning("passed over a checkpoint: %s", reason)
-            resume_from_checkpoint = str(found) if found else None
-        if resume_from_checkpoint:
-            run = verify_checkpoint(resume_from_checkpoint)
-            for name, value in self._run_identity().items():
-                if run.get(name) != value:
-                    raise CheckpointError(
-                        f"{resume_from_checkpoint} was written with {name}={run.get(name)!r}, this run has {value!r}; "
-                        "resume with the same, or start anew in another output_dir."
-                    )
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        checkpoint = resumable_checkpoint(
+            resume_from_checkpoint,
+            str(self.args.output_dir),
+            self._run_identity(),
+            sharded=self.is_deepspeed_enabled,
+        )
+        result = super().train(checkpoint, trial, ignore_keys_for_eval)
         self._check_weights()
         return result
 
@@ -274,26 +271,9 @@ class PreferenceTrainer(DPOTrainer):
         }
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        run_dir = Path(self._get_output_dir(trial=trial))
-        folder = run_dir / f"checkpoint-{self.state.global_step}"
         self._check_weights()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-            if self.args.should_save:
-                write_manifest(folder, self._run_identity())
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(why_not_written(folder, error)) from error
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            # older ones go only now that this one is whole
-            rotate_checkpoints(
-                output_dir=str(run_dir),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+        write = functools.partial(super()._save_checkpoint, model, trial)
+        write_checkpoint(self, write, self._get_output_dir(trial=trial), self._run_identity())
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card is written from the run's own figures."""

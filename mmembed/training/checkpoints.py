@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.trainer_utils import rotate_checkpoints
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
@@ -123,6 +132,80 @@ def read_tensors(into: dict[str, torch.Tensor], path: str | os.PathLike[str]) ->
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(stored[name])
+
+
+def resumable_checkpoint(
+    resume_from_checkpoint: str | bool | None,
+    output_dir: str | os.PathLike[str],
+    run: Mapping[str, Any],
+    *,
+    sharded: bool = False,
+) -> str | None:
+    """The checkpoint that a run can go on from as if it had not been interrupted.
+
+    Args:
+        resume_from_checkpoint: A checkpoint folder, True for the newest whole one below `output_dir`, None to start anew.
+        output_dir: The run's folder.
+        run: What must be as `write_manifest` was told.
+        sharded: The optimizer is kept in parts, in files of other names.
+
+    Returns:
+        The checkpoint; None to start anew.
+
+    Raises:
+        CheckpointError: If the named one is damaged, of another run, or holds no optimizer.
+    """
+    if resume_from_checkpoint is True:
+        found, passed_over = newest_checkpoint(output_dir)
+        for reason in passed_over:
+            logger.warning("passed over a checkpoint: %s", reason)
+        resume_from_checkpoint = str(found) if found else None
+    if not resume_from_checkpoint:
+        return None
+    written = verify_checkpoint(resume_from_checkpoint)
+    for name, value in run.items():
+        if written.get(name) != value:
+            raise CheckpointError(
+                f"{resume_from_checkpoint} was written with {name}={written.get(name)!r}, this run has {value!r}; "
+                "resume with the same, or start anew in another output_dir."
+            )
+    if not sharded and not (Path(resume_from_checkpoint) / "optimizer.pt").is_file():
+        raise CheckpointError(
+            f"{resume_from_checkpoint} holds a model and no optimizer (save_only_model): training cannot go on "
+            "from it exactly; start anew from that model, in another output_dir."
+        )
+    return resume_from_checkpoint
+
+
+def write_checkpoint(trainer: Trainer, write: Callable[[], None], run_dir: str, run: Mapping[str, Any]) -> None:
+    """Have a trainer write its checkpoint, make it whole, and only then remove older ones.
+
+    Args:
+        trainer: Whose step it is of; its `save_total_limit` says how many stay.
+        write: Writes the files: the `_save_checkpoint` of the trainer's own parent.
+        run_dir: Where the checkpoint's folder goes.
+        run: For `write_manifest`.
+
+    Raises:
+        CheckpointError: If it cannot be written.
+    """
+    folder = Path(run_dir) / f"checkpoint-{trainer.state.global_step}"
+    limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
+    try:
+        write()
+        if trainer.args.should_save:
+            write_manifest(folder, dict(run))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(why_not_written(folder, error)) from error
+    finally:
+        trainer.args.save_total_limit = limit
+    if trainer.args.should_save:
+        rotate_checkpoints(
+            output_dir=run_dir,
+            save_total_limit=limit,
+            best_model_checkpoint=trainer.state.best_model_checkpoint,
+            use_mtime=True,
+        )
 
 
 def why_not_written(folder: str | os.PathLike[str], error: Exception) -> str:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.base.training_args import BatchSamplers
 from sentence_transformers.cross_encoder import CrossEncoderTrainer
 from transformers import TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
 
 from mmembed.data.keys import permutation
 from mmembed.distributed import check_launch
 from mmembed.training.callbacks import MetricsLog
 from mmembed.training.checkpoints import (
-    CheckpointError,
     newest_checkpoint,
+    resumable_checkpoint,
     verify_checkpoint,
-    why_not_written,
-    write_manifest,
+    write_checkpoint,
 )
 from mmembed.training.trainer import NonFiniteError
 
@@ -123,25 +121,13 @@ class RerankerTrainer(CrossEncoderTrainer):
             CheckpointError: If the named checkpoint is damaged or of another run, or one cannot be written.
             NonFiniteError: If a loss, a gradient or a weight is not finite.
         """
-        if resume_from_checkpoint is True:
-            found, passed_over = newest_checkpoint(str(self.args.output_dir))
-            for reason in passed_over:
-                logger.warning("passed over a checkpoint: %s", reason)
-            resume_from_checkpoint = str(found) if found else None
-        if resume_from_checkpoint:
-            run = verify_checkpoint(resume_from_checkpoint)
-            for name, value in self._run_identity().items():
-                if run.get(name) != value:
-                    raise CheckpointError(
-                        f"{resume_from_checkpoint} was written with {name}={run.get(name)!r}, this run has {value!r}; "
-                        "resume with the same, or start anew in another output_dir."
-                    )
-            if not self.is_deepspeed_enabled and not (Path(resume_from_checkpoint) / "optimizer.pt").is_file():
-                raise CheckpointError(
-                    f"{resume_from_checkpoint} holds a model and no optimizer (save_only_model): training cannot go on "
-                    "from it exactly; start anew from that model, in another output_dir."
-                )
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        checkpoint = resumable_checkpoint(
+            resume_from_checkpoint,
+            str(self.args.output_dir),
+            self._run_identity(),
+            sharded=self.is_deepspeed_enabled,
+        )
+        result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
         self._check_weights()
         return result
 
@@ -160,26 +146,9 @@ class RerankerTrainer(CrossEncoderTrainer):
         }
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        run_dir = Path(self._get_output_dir(trial=trial))
-        folder = run_dir / f"checkpoint-{self.state.global_step}"
         self._check_weights()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-            if self.args.should_save:
-                write_manifest(folder, self._run_identity())
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(why_not_written(folder, error)) from error
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            # older ones go only now that this one is whole
-            rotate_checkpoints(
-                output_dir=str(run_dir),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+        write = functools.partial(super()._save_checkpoint, model, trial)
+        write_checkpoint(self, write, self._get_output_dir(trial=trial), self._run_identity())
 
     def _load_best_model(self) -> None:
         verify_checkpoint(str(self.state.best_model_checkpoint))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from functools import cached_property
@@ -10,14 +11,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.base.training_args import BatchSamplers
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
 
 from mmembed.data.augment import Augmentation
 from mmembed.data.collators import ImageFeatures, PairCollator, TextFeatures
@@ -30,12 +29,11 @@ from mmembed.models.multimodal_transformer import adopt
 from mmembed.training.arguments import EmbeddingTrainingArguments
 from mmembed.training.callbacks import AverageOwnedGradients, EpochClock, MetricsLog
 from mmembed.training.checkpoints import (
-    CheckpointError,
     newest_checkpoint,
     read_tensors,
+    resumable_checkpoint,
     verify_checkpoint,
-    why_not_written,
-    write_manifest,
+    write_checkpoint,
 )
 from mmembed.training.lora import add_lora
 from mmembed.training.optimizer import decay_parameter_names, freeze, frozen_modules, layer_learning_rates
@@ -278,26 +276,13 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
             CheckpointError: If the named checkpoint is damaged or of another run, or one cannot be written.
             NonFiniteError: If a loss, a gradient or a weight is not finite.
         """
-        if resume_from_checkpoint is True:
-            found, passed_over = newest_checkpoint(self.args.output_dir)
-            for reason in passed_over:
-                logger.warning("passed over a checkpoint: %s", reason)
-            resume_from_checkpoint = str(found) if found else None
-        if resume_from_checkpoint:
-            run = verify_checkpoint(resume_from_checkpoint)
-            for name, value in self._run_identity().items():
-                if run.get(name) != value:
-                    raise CheckpointError(
-                        f"{resume_from_checkpoint} was written with {name}={run.get(name)!r}, this run has {value!r}; "
-                        "resume with the same, or start anew in another output_dir."
-                    )
-            sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-            if not sharded and not (Path(resume_from_checkpoint) / "optimizer.pt").is_file():
-                raise CheckpointError(
-                    f"{resume_from_checkpoint} holds a model and no optimizer (save_only_model): training cannot go on "
-                    "from it exactly; start anew from that model, in another output_dir."
-                )
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        checkpoint = resumable_checkpoint(
+            resume_from_checkpoint,
+            str(self.args.output_dir),
+            self._run_identity(),
+            sharded=self.is_deepspeed_enabled or self.is_fsdp_enabled,
+        )
+        result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
         self._check_weights()
         return result
 
@@ -323,26 +308,9 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
         }
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        run_dir = Path(self._get_output_dir(trial=trial))
-        folder = run_dir / f"checkpoint-{self.state.global_step}"
         self._check_weights()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-            if self.args.should_save:
-                write_manifest(folder, self._run_identity())
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(why_not_written(folder, error)) from error
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            # older ones go only now that this one is whole
-            rotate_checkpoints(
-                output_dir=str(run_dir),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+        write = functools.partial(super()._save_checkpoint, model, trial)
+        write_checkpoint(self, write, self._get_output_dir(trial=trial), self._run_identity())
 
     def _check_weights(self) -> None:
         """A finite gradient can still take a weight beyond the largest float; such weights are not kept."""
