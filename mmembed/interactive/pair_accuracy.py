@@ -70,7 +70,9 @@ def pair_log_probabilities(
     with torch.no_grad(), below, bar:
         for start in range(0, len(rows), batch_size):
             part = rows.select(range(start, min(start + batch_size, len(rows))))
-            batch = collator.torch_call([dict(row) for row in part]).to(model.device)
+            batch = {
+                name: one.to(model.device) for name, one in collator.torch_call([dict(row) for row in part]).items()
+            }
             mask = batch.pop("completion_mask")[:, 1:].bool()  # (2 · pairs, length - 1)
             logits = model(**batch, use_cache=False).logits[:, :-1]
             own = torch.log_softmax(logits[mask].float(), dim=-1)

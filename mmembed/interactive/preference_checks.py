@@ -93,11 +93,12 @@ def check_preference_processor(processor: Any) -> None:
         raise PreferenceTrainingError(f"the tokenizer of this {kind} has no eos_token; a question would have no end")
 
 
-def check_preference_arguments(args: Any) -> None:
+def check_preference_arguments(args: Any, *, precompute_reference: bool = False) -> None:
     """Refuse arguments of TRL's `DPOConfig` under which pairs with images are cut, or cannot be trained here.
 
     Args:
         args: a `DPOConfig`.
+        precompute_reference: the reference's log-probabilities are computed once, before the first step.
 
     Raises:
         PreferenceTrainingError: with the argument.
@@ -109,6 +110,21 @@ def check_preference_arguments(args: Any) -> None:
         )
     if args.use_cpu and (args.bf16 or args.fp16):
         raise PreferenceTrainingError("on a CPU train in float32: set bf16 and fp16 to false")
+    if "robust" in args.loss_type and not 0 <= args.label_smoothing < 0.5:
+        raise PreferenceTrainingError(
+            f"label_smoothing={args.label_smoothing} is the share of pairs that the robust loss takes for wrong: from 0 to below 0.5"
+        )
+    if args.precompute_ref_log_probs:
+        raise PreferenceTrainingError(
+            "TRL refuses precompute_ref_log_probs where there are images; precompute_reference does the same"
+        )
+    if args.sync_ref_model and precompute_reference:
+        raise PreferenceTrainingError(
+            "sync_ref_model moves the reference during training, and precompute_reference computes what it says before: set one "
+            "of them to false"
+        )
+    if args.pad_to_multiple_of is not None:
+        raise PreferenceTrainingError("TRL pads no batch with images to a multiple: set pad_to_multiple_of to null")
     if args.remove_unused_columns is False:
         raise PreferenceTrainingError(
             "remove_unused_columns=false would hand columns of provenance to the model; leave it true"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +103,7 @@ class Dropped:
 
 
 def select_pairs(
-    states: Iterable[ScoredState], rule: PairRule, *, asked: dict[str, Sequence[Question]] | None = None
+    states: Iterable[ScoredState], rule: PairRule, *, asked: Mapping[str, Sequence[Question]] | None = None
 ) -> tuple[list[PreferencePair], dict[str, Dropped]]:
     """The pairs of scored states.
 

@@ -87,7 +87,7 @@ def image_keys(items: Dataset, *, show_progress_bar: bool = True) -> dict[str, s
     nodes = len(ids) + len(values)
     ties = coo_matrix((np.ones(len(rows)), (rows, len(ids) + places.ravel())), shape=(nodes, nodes))
     _, labels = connected_components(ties, directed=False)
-    name = {}
+    name: dict[int, str] = {}
     for label, value in zip(labels[len(ids) :].tolist(), values[:, 1].tolist()):
         name[label] = min(name.get(label, value), value)
     return {id: str(name[label]) if label in name else id for id, label in zip(ids, labels[: len(ids)].tolist())}

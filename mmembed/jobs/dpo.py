@@ -55,7 +55,7 @@ def run(options: DpoOptions) -> dict[str, Any]:
         raise OptionsError("--held_out goes with --pairs; drawn pairs bring held-out ones of their own")
     if options.loop and options.pairs is None:
         raise OptionsError("--loop goes with --pairs; of drawn pairs the loop is over the drawn products")
-    if options.loop_dialogues and options.pairs is not None and not options.loop:
+    if options.dialogues() and options.pairs is not None and not options.loop:
         raise OptionsError("--loop: say over which items the dialogues are, such as {items: items.jsonl, part: test}")
     if options.catalogue and options.pairs is not None:
         raise OptionsError("--catalogue is of drawn pairs; leave it out beside --pairs")
@@ -96,16 +96,17 @@ def _run(options: DpoOptions, args: Any) -> dict[str, Any]:
             measured.stage(_WARM, model)
 
     # 3. train
-    trainer = PreferenceTrainer(
-        model,
-        args,
-        train_dataset=train,
-        eval_dataset=held_out if str(args.eval_strategy.value) != "no" else None,
-        processing_class=processor,
-        adapter=adapter,
-        precompute_reference=options.precompute_reference,
-        callbacks=[ProgressFile(out / PROGRESS)],
-    )
+    with as_option_errors():
+        trainer = PreferenceTrainer(
+            model,
+            args,
+            train_dataset=train,
+            eval_dataset=held_out if str(args.eval_strategy.value) != "no" else None,
+            processing_class=processor,
+            adapter=adapter,
+            precompute_reference=options.precompute_reference,
+            callbacks=[ProgressFile(out / PROGRESS)],
+        )
     if main_process:
         save_config(out / "config.yaml", kept_options(options, args))
     trainer.train(resume_from_checkpoint=True if options.resume else None)
@@ -125,7 +126,7 @@ def _run(options: DpoOptions, args: Any) -> dict[str, Any]:
     }
 
     # 5. ask in dialogues, with what it was trained from beside it
-    if options.loop_dialogues:
+    if options.dialogues():
         figures["loop"] = _loop(options, out, trained, processor, name, quiet=bool(args.disable_tqdm))
 
     # 6. save
@@ -251,7 +252,7 @@ def _loop(options: DpoOptions, out: Path, trained: Any, processor: Any, name: st
         "base": VisionLanguageModel(base.to(trained.device), processor, name=name, batch_size=32),
         "trained": VisionLanguageModel(trained, processor, name=f"{out.name}/model", batch_size=32),
     }
-    shared: dict[str, Any] = {"dialogues": options.loop_dialogues, "rounds": options.loop_rounds, "quiet": quiet}
+    shared: dict[str, Any] = {"dialogues": options.dialogues(), "rounds": options.loop_rounds, "quiet": quiet}
     if options.pairs is None:
         from mmembed.jobs.catalogue_questions import catalogue_loop
 
@@ -272,7 +273,7 @@ class _Measurement:
         """Measure a model."""
         if self.rows is None or not len(self.rows):
             return
-        from mmembed.interactive.pair_accuracy import pair_log_probabilities
+        from mmembed.interactive.pair_accuracy import accuracy_line, pair_accuracy, pair_log_probabilities
 
         self.found[name] = pair_log_probabilities(
             model,
@@ -281,6 +282,10 @@ class _Measurement:
             batch_size=self.options.measure_batch_size,
             show_progress_bar=not self.quiet,
         )
+        clusters = self.rows["target_key"][:] if "target_key" in self.rows.column_names else None
+        told = pair_accuracy(self.found[name], clusters=clusters, samples=self.options.bootstrap_samples)
+        sys.stdout.write(f"held-out pairs, {name}: {accuracy_line(told)}\n")
+        sys.stdout.flush()
 
     def figures(self, train: Dataset) -> dict[str, Any]:
         """Accuracies by stage, gains of the trained model over each other stage, and guesses without images."""

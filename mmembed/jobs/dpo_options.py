@@ -9,6 +9,7 @@ from mmembed.jobs.data_options import option
 
 #: An adapter in the language model alone, see `mmembed.interactive.preference_trainer.LANGUAGE_MODEL`.
 LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
+_DIALOGUES = 150
 
 
 @dataclass
@@ -54,8 +55,10 @@ class DpoOptions:
     precompute_reference: bool = option(True, "compute the reference's log-probabilities once, not in every step")
 
     # the loop, with the base and the trained model
-    loop_dialogues: int = option(
-        0, "dialogues that are played with both, choosing among questions about what is shown; 0: none"
+    loop_dialogues: int | None = option(
+        None,
+        "dialogues that are played with both, choosing among questions about what is shown; 0: none; null: 150 over the drawn "
+        "products, and over items of your own where --loop names them",
     )
     loop_rounds: int = option(5, "questions in each")
     loop: dict[str, Any] = option(
@@ -70,6 +73,12 @@ class DpoOptions:
     bootstrap_samples: int = option(2000, "resamples of the 95 % intervals")
     language: list[str] = option([], "languages of the questions, for the model card")
     license: str | None = option(None, "licence of the model, for the model card")
+
+    def dialogues(self) -> int:
+        """How many dialogues are played."""
+        if self.loop_dialogues is not None:
+            return self.loop_dialogues
+        return _DIALOGUES if self.pairs is None or self.loop else 0
 
     extra: dict[str, Any] = field(default_factory=dict, init=False)
     sources: dict[str, str] = field(default_factory=dict, init=False)

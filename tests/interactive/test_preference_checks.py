@@ -116,6 +116,18 @@ def test_arguments(tmp_path):
         check_preference_arguments(args)
     with pytest.raises(PreferenceTrainingError, match="remove_unused_columns"):
         check_preference_arguments(preference_arguments(str(tmp_path), use_cpu=True, remove_unused_columns=False))
+    with pytest.raises(PreferenceTrainingError, match="label_smoothing=0.5 is the share"):
+        check_preference_arguments(
+            preference_arguments(str(tmp_path), loss="robust", use_cpu=True, label_smoothing=0.5)
+        )
+    with pytest.raises(PreferenceTrainingError, match="precompute_reference does the same"):
+        check_preference_arguments(preference_arguments(str(tmp_path), use_cpu=True, precompute_ref_log_probs=True))
+    with pytest.raises(PreferenceTrainingError, match="pads no batch with images"):
+        check_preference_arguments(preference_arguments(str(tmp_path), use_cpu=True, pad_to_multiple_of=8))
+    synced = preference_arguments(str(tmp_path), use_cpu=True, sync_ref_model=True)
+    check_preference_arguments(synced)
+    with pytest.raises(PreferenceTrainingError, match="sync_ref_model moves the reference"):
+        check_preference_arguments(synced, precompute_reference=True)
     with pytest.raises(ValueError, match="loss='dpo'; the losses are sigmoid, robust, ipo"):
         preference_arguments(str(tmp_path), loss="dpo")
 

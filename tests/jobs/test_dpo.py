@@ -79,6 +79,12 @@ def test_an_adapter_from_the_command_line(pairs, tmp_path, capsys):
     model = load_vision_language(tiny_folder(), adapter=out / "model", device="cpu")
     row = colour_pairs(1, shown=2, instructions="Ask.")[0]
     assert len(model.replies(row["prompt"], row["images"], samples=2, temperature=1.0, max_new_tokens=4)) == 2
+    # it is published like any model of ours
+    sent = ["--model", str(out / "model"), "--repo_id", "me/asks", "--base_model", "owner/small", "--license", "mit"]
+    assert main(["push", *sent, "--dry_run", "--output", str(tmp_path / "pushed")]) == 0
+    told = read(tmp_path / "pushed" / "adapter_config.json")
+    assert told["base_model_name_or_path"] == "owner/small"
+    assert (tmp_path / "pushed" / "adapter_model.safetensors").is_file()
     # a second run in the same folder, finished as it is, trains no further and measures the same
     before = read(out / "metrics.json")["accuracy"]["trained"]
     assert parse_options(DpoOptions, ["--config", str(out / "config.yaml")]).lora == {"r": 8}
@@ -141,6 +147,8 @@ def test_a_target_in_both_parts_is_refused(pairs, tmp_path):
         ({"train": "full", "lora": {"r": 2}}, "--lora is of an adapter"),
         ({"lora": {"rank": 2}}, "--lora: .*rank"),
         ({"catalogue": {"products": 3}}, "--catalogue is of drawn pairs"),
+        ({"loss": "robust", "label_smoothing": 0.7}, "label_smoothing"),
+        ({"train": "full", "sync_ref_model": True}, "sync_ref_model moves the reference"),
         ({"learning_rat": 1.0}, "did you mean --learning_rate"),
         ({"warm_start": {"epochs": 1}}, "--warm_start: .*epochs"),
     ],
