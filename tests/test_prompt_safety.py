@@ -8,9 +8,9 @@ import unicodedata
 
 import pytest
 
+from mmembed.interactive.small_vision_language import CONTROL_TOKENS as OWN
 from mmembed.prompt_safety import control_tokens, fenced, neutralised, read_json
-from tests.rerankers.tiny_vision_language import CONTROL as OWN
-from tests.rerankers.tiny_vision_language import words_tokenizer
+from tests.rerankers.tiny_vision_language import tiny_words
 
 CONTROL = [
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|start_header_id|>", "<|eot_id|>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>",
@@ -56,7 +56,7 @@ def test_halves_of_characters_are_left_out() -> None:
 @pytest.mark.security
 def test_random_strings_over_control_tokens_make_none() -> None:
     """Against the tokenizer itself: what is neutralised has only ids of plain text."""
-    words = words_tokenizer()
+    words = tiny_words()
     tokens = control_tokens(words)
     assert set(OWN) <= set(tokens) and tokens == sorted(tokens, key=len, reverse=True)
     control = set(words.convert_tokens_to_ids(tokens))
@@ -106,11 +106,11 @@ def test_long_texts_take_no_time(piece: str) -> None:
 
 def test_control_tokens_of_a_processor() -> None:
     class Processor:
-        tokenizer = words_tokenizer()
+        tokenizer = tiny_words()
         image_token = "<picture here>"
         video_token = None
 
-    assert set(control_tokens(Processor())) == {"<picture here>", *control_tokens(words_tokenizer())}
+    assert set(control_tokens(Processor())) == {"<picture here>", *control_tokens(tiny_words())}
 
 
 @pytest.mark.parametrize(

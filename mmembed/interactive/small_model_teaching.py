@@ -1,8 +1,8 @@
 """What does a small new vision-language model have to know before it can learn to prefer? To see, and to ask about what it sees.
 
 Published models learnt both from millions of pictures. A model of some hundred thousand weights learns from labelled pictures
-of one catalogue in minutes: first its vision tower and connector, as a classifier of attributes; then all of it, to ask about
-an attribute as often as the candidates that it is shown have it. That is no good way to ask (what all of them have tells
+of one catalogue in minutes: first its vision tower and connector, as a classifier of attributes; then its language model, to
+ask about a value as often as the candidates that it is shown have it. That is no good way to ask (what all of them have tells
 nothing), and it is what preference training begins with.
 """
 
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 from tqdm.auto import tqdm
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmembed.data.keys import permutation
 from mmembed.interactive.question_prompt import reply_messages
@@ -71,7 +72,7 @@ def teach_to_see(
         processor: its processor.
         pictures: what is learnt from.
         steps: of AdamW, with a cosine schedule.
-        batch_size: pictures a step; those of half the steps are mirrored, and all are moved a little.
+        batch_size: pictures a step; those of half the steps are mirrored.
         learning_rate: the highest.
         seed: of the order and of the classifiers.
         show_progress_bar: show a bar.
@@ -99,7 +100,7 @@ def teach_to_see(
     model.train()
     for step, rows in _batches(len(pixels), batch_size, steps, seed, "seeing", show_progress_bar):
         _set_rate(optimizer, learning_rate, step, steps)
-        shown = _moved(pixels[rows], rng)
+        shown = pixels[rows].flip(-1) if rng.random() < 0.5 else pixels[rows]
         hidden = inner.connector(inner.vision_model(pixel_values=shown).last_hidden_state).mean(1)
         seen = functional.rms_norm(hidden, (width,))  # (batch, width)
         loss = torch.zeros(())
@@ -124,10 +125,12 @@ def teach_to_ask(
     seed: int = 0,
     show_progress_bar: bool = True,
 ) -> float:
-    """Train a model to ask about each slot alike, and about a value as often as the pictures that are shown have it.
+    """Train the language model to ask about each slot alike, and about a value as often as the pictures have it.
 
-    Each step's prompts show the first one to five of their pictures; where the value begins, the model is taught the shares of
-    all values at once and not one that was drawn.
+    Vision tower and connector stay as they were taught, so that each picture goes through them once, and cannot be learnt by
+    heart. Each step's prompts show the first one
+    to five of their pictures; where the value begins, the model is taught the shares of all values at once and not one that
+    was drawn.
 
     Args:
         model: that has been taught to see.
@@ -147,37 +150,35 @@ def teach_to_ask(
         ValueError: two questions of a slot that begin with the same tokens up to where others differ.
     """
     tokens = _Tokens(processor, pictures.questions)
-    pixels = _pixel_values(processor, pictures.pixels)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
+    looks = _looks(model, processor, pictures.pixels)
+    learning = [*model.model.text_model.parameters(), *model.lm_head.parameters()]
+    optimizer = torch.optim.AdamW(learning, lr=learning_rate, weight_decay=0.05)
     rng = np.random.default_rng(seed)
-    slots = list(pictures.questions)
     distances = []
     model.train()
     for step, chosen in _batches(len(states), batch_size, steps, seed, "asking", show_progress_bar):
         _set_rate(optimizer, learning_rate, step, steps)
-        count = int(rng.integers(1, 6))
         batch = [states[place] for place in chosen.tolist()]
-        count = min(count, min(len(one.rows) for one in batch))
+        count = min(int(rng.integers(1, 6)), min(len(one.rows) for one in batch))
         prompts, replies, shares, places = [], [], [], []
         for one in batch:
-            rows = list(one.rows[:count])
-            free = [slot for slot in slots if slot not in one.settled and (pictures.labels[slot][rows] >= 0).any()]
-            slot = free[int(rng.integers(len(free)))] if free else slots[0]
-            values = pictures.labels[slot][rows]
-            known = values[values >= 0] if free else np.zeros(1, dtype=np.int64)
-            value = int(known[rng.integers(len(known))])
+            slot, values = _asked_about(one, pictures, one.rows[:count], rng)
             prompt = tokens.prompt(one.prompt, count)
             prompts.append(prompt)
-            replies.append(tokens.replies[slot][value])
+            replies.append(tokens.replies[slot][int(values[rng.integers(len(values))])])
             places.append(len(prompt) + tokens.differs[slot])
             share = torch.zeros(tokens.vocabulary)
-            for number in known.tolist():
-                share[tokens.replies[slot][number][tokens.differs[slot]]] += 1 / len(known)
+            for value in values.tolist():
+                share[tokens.replies[slot][value][tokens.differs[slot]]] += 1 / len(values)
             shares.append(share)
         ids, mask, completion = _padded(prompts, replies, tokens.pad)
-        shown = torch.stack([pixels[list(one.rows[:count])] for one in batch])  # (batch, count, 3, side, side)
+        rows = torch.tensor([one.rows[:count] for one in batch]).flatten()
+        features = looks[int(rng.integers(len(looks)))][rows]  # (batch · count, tokens, hidden)
         hidden = model.model(
-            input_ids=ids, attention_mask=mask, pixel_values=_moved(shown, rng), use_cache=False
+            input_ids=ids,
+            attention_mask=mask,
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features.flatten(0, 1))},
+            use_cache=False,
         ).last_hidden_state[:, :-1]
         wanted = completion[:, 1:]
         scores = torch.log_softmax(model.lm_head(hidden[wanted]).float(), dim=-1)  # (tokens, vocabulary)
@@ -187,11 +188,36 @@ def teach_to_ask(
         taught = torch.stack(shares)
         cross = -(taught * scores[soft]).sum(1)
         loss = (cross.sum() - own[~soft].sum()) / len(batch)
-        _step(optimizer, list(model.parameters()), loss)
+        _step(optimizer, learning, loss)
         entropy = -(taught * taught.clamp_min(1e-12).log()).sum(1)
         distances.append(float((cross.detach() - entropy).mean()))
     model.eval()
     return float(np.mean(distances[-20:])) if distances else math.nan
+
+
+def _asked_about(
+    one: TaughtState, pictures: LabelledPictures, rows: Sequence[int], rng: np.random.Generator
+) -> tuple[str, NDArray[np.int64]]:
+    """A slot that is not settled, and the values of it that pictures have, each as often as they have it."""
+    slots = list(pictures.questions)
+    known = {slot: pictures.labels[slot][list(rows)] for slot in slots}
+    free = [slot for slot in slots if slot not in one.settled and (known[slot] >= 0).any()]
+    if not free:
+        return slots[0], np.zeros(1, dtype=np.int64)
+    slot = free[int(rng.integers(len(free)))]
+    return slot, known[slot][known[slot] >= 0]
+
+
+def _looks(model: Any, processor: Any, pixels: NDArray[np.uint8]) -> list[torch.Tensor]:
+    """What the language model is shown of pictures, and of the same mirrored: (n, tokens, hidden) each."""
+    inner, values = model.model, _pixel_values(processor, pixels)
+    with torch.no_grad():
+        return [
+            torch.cat(
+                [inner.connector(inner.vision_model(pixel_values=part).last_hidden_state) for part in seen.split(256)]
+            )
+            for seen in (values, values.flip(-1))
+        ]
 
 
 class _Tokens:
@@ -244,14 +270,6 @@ def _pixel_values(processor: Any, pixels: NDArray[np.uint8]) -> torch.Tensor:
         made = processor.image_processor([[one] for one in pixels[start : start + 256]], return_tensors="pt")
         parts.append(made["pixel_values"][:, 0])
     return torch.cat(parts)
-
-
-def _moved(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Pictures, mirrored or not, and moved by up to a tenth of their side; what leaves on one side comes in on the other."""
-    reach = pixels.shape[-1] // 10
-    down, right = rng.integers(-reach, reach + 1, 2).tolist()
-    moved = torch.roll(pixels, (down, right), (-2, -1))
-    return moved.flip(-1) if rng.random() < 0.5 else moved
 
 
 def _padded(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, ...]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _PATCH = 14
-_CONTROL = [
+CONTROL_TOKENS = [
     "<pad>", "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<image>", "<global-img>",
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
 ]  # fmt: skip
@@ -86,7 +86,7 @@ def build_small_vision_language(
             f"image_size={image_size} must be a multiple of {_PATCH} · scale_factor={scale_factor}, hidden_size={hidden_size} "
             f"of heads={heads}, image_hidden_size={image_hidden_size} of image_heads={image_heads}"
         )
-    words = _tokenizer(texts, vocab_size)
+    words = words_tokenizer(texts, vocab_size)
     side = {"longest_edge": image_size}
     processor = Idefics3Processor(
         Idefics3ImageProcessorPil(size=side, max_image_size=side, do_image_splitting=False),
@@ -111,9 +111,8 @@ def build_small_vision_language(
             "vocab_size": len(words), "max_position_embeddings": max_positions, "tie_word_embeddings": False, **ids,
         },
         scale_factor=scale_factor,
-        image_token_id=words.convert_tokens_to_ids("<image>"),
-        pad_token_id=words.pad_token_id,
         tie_word_embeddings=False,
+        **{"image_token_id": words.convert_tokens_to_ids("<image>"), "pad_token_id": words.pad_token_id},  # type: ignore[arg-type]
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -125,7 +124,13 @@ def build_small_vision_language(
     return os.fspath(folder)
 
 
-def _tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def words_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with the control tokens of an Idefics3.
+
+    Args:
+        texts: what it learns its words from.
+        vocab_size: words and pieces of words, the control tokens and all bytes among them.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -136,7 +141,7 @@ def _tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast
         texts,
         trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=_CONTROL,
+            special_tokens=CONTROL_TOKENS,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -146,5 +151,5 @@ def _tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast
         pad_token="<pad>",
         bos_token="<|im_start|>",
         eos_token="<end_of_utterance>",
-        additional_special_tokens=_CONTROL[3:],
+        additional_special_tokens=CONTROL_TOKENS[3:],
     )

@@ -68,17 +68,17 @@ class CatalogueQuestions:
 
     products: int = 8000
     size: int = 56
-    attributes: Sequence[str] = ("colour", "pattern")
-    states: int = 6000
-    held_out_states: int = 2000
+    attributes: Sequence[str] = ("colour",)
+    states: int = 2000
+    held_out_states: int = 1000
     after_rounds: Sequence[int] = (0, 1, 2)
     pairs_per_state: int = 2
     min_margin: float = 0.1
     part: str = "test"
     captions: bool = False
-    see_steps: int = 2000
+    see_steps: int = 1000
     see_rate: float = 3e-3
-    ask_steps: int = 500
+    ask_steps: int = 300
     ask_rate: float = 4e-3
     hidden_size: int = 64
     layers: int = 2
@@ -142,6 +142,7 @@ class CataloguePart:
             self.table, AnswerChannel.of_noise(len(self.table.attributes), error=0.0, unknown=0.0), kinds=("yes_no",)
         )
         self.query_of = captions_of(items, True)
+        self._states: dict[int, list[PreferenceState]] = {}
 
     def session(self, rounds: int, questioner: Any = None) -> InteractiveSession:
         """A search by words, the best five of which are shown; None asks about any attribute of those."""
@@ -161,13 +162,15 @@ class CataloguePart:
         )
 
     def states(self, count: int) -> list[PreferenceState]:
-        """Dialogues about drawn targets, at the wanted rounds."""
+        """Dialogues about drawn targets, at the wanted rounds; played once."""
         from mmembed.interactive.preference_states import dialogue_states
 
-        rounds = sorted(set(self.drawn.after_rounds))
-        wanted = self.tasks(-(-count // max(len(rounds), 1)))
-        found = dialogue_states(self.session(rounds[-1]), wanted, self.answerer(), after_rounds=rounds)
-        return found[:count]
+        if count not in self._states:
+            rounds = sorted(set(self.drawn.after_rounds))
+            wanted = self.tasks(-(-count // max(len(rounds), 1)))
+            found = dialogue_states(self.session(rounds[-1]), wanted, self.answerer(), after_rounds=rounds)
+            self._states[count] = found[:count]
+        return self._states[count]
 
     def tasks(self, count: int) -> list[Task]:
         """Products to look for, each by the kind of product that it is."""
@@ -286,11 +289,14 @@ def catalogue_parts(
         names: of the parts.
         cache_dir: where the drawing is kept.
     """
+    from datasets import Image
+
     from mmembed.data.catalogue import demo_catalogue
 
     products = demo_catalogue(
         products=drawn.products, photos=1, size=drawn.size, seed=drawn.seed, cache_dir=cache_dir
     ).products
+    as_stored = products.cast_column("image", Image(decode=False))  # else each picture is decoded and encoded anew
     found = {}
     for name in names:
         rows = [row for row, part in enumerate(products["split"][:]) if part == name]
@@ -298,7 +304,7 @@ def catalogue_parts(
             raise OptionsError(
                 f"--catalogue.products {drawn.products}: none of them falls into the part {name!r}; draw more"
             )
-        found[name] = CataloguePart(drawn, products.select(rows).flatten_indices(), name)
+        found[name] = CataloguePart(drawn, as_stored.select(rows).flatten_indices().cast_column("image", Image()), name)
     return found
 
 

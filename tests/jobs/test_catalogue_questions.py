@@ -14,7 +14,7 @@ from mmembed.jobs.dpo_options import DpoOptions
 from mmembed.jobs.options import OptionsError, parse_options
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-SMALL = {"products": 400, "size": 28, "states": 90, "held_out_states": 60}
+SMALL = {"products": 400, "size": 28, "states": 90, "held_out_states": 60, "attributes": ["colour", "pattern"]}
 ENTROPY = {0: 0.0, 1: 0.500402, 2: 0.673012, 3: 0.673012, 4: 0.500402, 5: 0.0}
 
 

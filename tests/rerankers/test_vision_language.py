@@ -154,7 +154,7 @@ def test_a_text_cannot_spell_out_control_tokens(folder) -> None:
     scorer = load_vlm_reranker(folder, device="cpu")
     control = scorer[0].control_tokens
     special = set(scorer.tokenizer.convert_tokens_to_ids(control))
-    assert {"<image>", "<|im_end|>", "<|im_start|>", "<end_of_utterance>", "<pad>", "<row_1_col_1>"} <= set(control)
+    assert {"<image>", "<|im_start|>", "<end_of_utterance>", "<pad>", "<row_1_col_1>"} <= set(control)
 
     def counted(pair: tuple) -> list[int]:
         ids = scorer.preprocess([pair])["input_ids"][0].tolist()
@@ -228,7 +228,7 @@ def test_pickled_weights_are_refused(folder, tmp_path) -> None:
         ({"true_token": "yes no"}, r"the answer 'yes no' is \["),
         ({"true_token": "certainly"}, "each one token of the vocabulary"),
         ({"true_token": ""}, "the answer '' is"),
-        ({"false_token": "<|im_end|>"}, "each one token"),
+        ({"false_token": "<end_of_utterance>"}, "each one token"),
         ({"false_token": "yes"}, "are the same token"),
         ({"query_max_length": 0}, "at least 1 token, got 0"),
         ({"candidate_max_length": -1}, "at least 1 token, got -1"),
