@@ -245,6 +245,12 @@ def test_the_reranker_has_its_say_where_it_is_wanted(opened, shop) -> None:
     searched(opened, shop.texts(candidates[:8]))
 
 
+def test_what_is_asked_while_a_search_runs_is_found_after_it(opened, shop) -> None:
+    for query in ("blue mug", "red shirt", "word9", "colour3 word4"):
+        opened.type("#text textarea, #text input", query, enter=True)
+    searched(opened, shop.texts(shop.best(shop.model.encode_query("colour3 word4"), 8)))
+
+
 @pytest.mark.security
 def test_a_hostile_upload_is_a_plain_line_and_the_page_goes_on(opened, shop, tmp_path) -> None:
     path = tmp_path / "evil.png"

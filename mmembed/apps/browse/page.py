@@ -160,7 +160,8 @@ def browse_page(
             return (words, *answer(replace(values[2], ask=Ask(words)), None, values))
 
         for trigger in (go.click, text.submit, image.change):
-            trigger(asked, inputs, outputs, **options)
+            # what comes while a search runs is looked for after it, and not lost
+            trigger(asked, inputs, outputs, trigger_mode="always_last", **options)
         for control in (count.change, name.change, way.change, rerank.change, *(one.change for one in filled)):
             control(changed, inputs, outputs, trigger_mode="always_last", **options)
         for part in (results, status):
