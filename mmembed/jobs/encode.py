@@ -196,11 +196,10 @@ def _together(queries: Dataset, documents: Dataset) -> Dataset:
 def _model(options: EncodeOptions, device: str | None) -> Any:
     import torch
 
-    from mmembed.jobs.model_choice import resolve_name
-    from mmembed.models.loading import load_model
+    from mmembed.jobs.model_choice import load_encoder
 
     kwargs = {"dtype": getattr(torch, options.precision)} if options.precision else None
-    return load_model(resolve_name(options.model or ""), device=device, revision=options.revision, model_kwargs=kwargs)
+    return load_encoder(options.model or "", device=device, revision=options.revision, model_kwargs=kwargs)
 
 
 def _uses(model: Any, items: Dataset) -> list[str]:

@@ -54,9 +54,9 @@ class EvaluationVectors:
                 f"--model: {self.name} holds embeddings; what is to be encoded anew needs the model itself"
             )
         if self._model is None:
-            from mmembed.jobs.model_choice import load_named
+            from mmembed.jobs.model_choice import load_encoder
 
-            self._model = load_named(self.name)
+            self._model = load_encoder(self.name)
         return self._model
 
     def uses(self, items: Dataset) -> list[str]:

@@ -71,6 +71,27 @@ def load_named(name: str) -> SentenceTransformer:
     return load_model(resolve_name(name))
 
 
+def load_encoder(name: str, **options: Any) -> SentenceTransformer:
+    """What encodes: a model as `load_named` takes it, or the graphs of an ONNX export.
+
+    Args:
+        name: Folder, Hub name, package:NAME/FOLDER, or the folder of an export.
+        **options: Arguments of `load_model`; an export takes none of them.
+
+    Raises:
+        OptionsError: If an export is told how to compute.
+    """
+    from mmembed.export.onnx_embedder import OnnxEmbedder, is_export
+    from mmembed.models.loading import load_model
+
+    folder = resolve_name(name)
+    if not is_export(folder):
+        return load_model(folder, **options)
+    if options.get("model_kwargs") or options.get("revision"):
+        raise OptionsError(f"{name} is an export, which computes as it was written; leave precision and revision out")
+    return OnnxEmbedder(folder)
+
+
 def resolve_name(name: str) -> str:
     """`package:NAME/FOLDER` is a folder inside an installed Python package; anything else is what it says.
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mmembed.cli import main as mmembed
+from mmembed.embeddings import Embeddings
 from mmembed.export.onnx_embedder import OnnxEmbedder
 from mmembed.export.onnx_files import read_export
 from mmembed.jobs.export import main
@@ -101,7 +102,21 @@ def test_an_export_is_quantised_where_it_is(exported, tmp_path, capsys):
     assert {graph.name for graph in read_export(folder)[1]} == {"text_fp32", "text_int8"}
     assert "text_int8" in capsys.readouterr().out
     with pytest.raises(OptionsError, match="quantised where they are"):
-        main(["--model", str(folder), "--precision", "int8", "--output_dir", str(tmp_path / "other")])
+        main(["--model", str(folder), "--precision", "int8", "--output_dir", str(tmp_path / "other"), "--use", "text"])
+
+
+def test_an_export_encodes_as_its_model(exported, model, tmp_path, capsys):
+    rows = "".join(json.dumps({"id": str(row), "text": text}) + "\n" for row, text in enumerate(TEXTS))
+    (tmp_path / "items.jsonl").write_text(rows)
+    for name in (exported, model):
+        given = ["--items", str(tmp_path / "items.jsonl"), "--output_dir", str(tmp_path / name.name), "--use", "text"]
+        assert mmembed(["encode", "--model", str(name), *given, "--no_show_progress_bar"]) == 0
+    found, expected = (Embeddings.load(tmp_path / name.name) for name in (exported, model))
+    assert list(found.ids) == list(expected.ids)
+    np.testing.assert_allclose(found.vectors, expected.vectors, atol=1e-5)
+    given = ["--items", str(tmp_path / "items.jsonl"), "--output_dir", str(tmp_path / "other"), "--use", "text"]
+    assert mmembed(["encode", "--model", str(exported), *given, "--precision", "bfloat16"]) == 2
+    assert "leave precision and revision out" in capsys.readouterr().err
 
 
 @pytest.mark.slow
