@@ -136,8 +136,9 @@ class Hand:
 
     def upload(self, selector: str, path: Path) -> None:
         """Choose a file."""
-        root = self.page.send("DOM.getDocument")["root"]["nodeId"]
         self.until(f"!!document.querySelector({json.dumps(selector)})")
+        time.sleep(0.5)  # a field that was just emptied is made anew
+        root = self.page.send("DOM.getDocument")["root"]["nodeId"]
         node = self.page.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.page.send("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
