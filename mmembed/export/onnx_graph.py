@@ -129,7 +129,7 @@ def _with_usual_gelu(model: Any) -> Any:
 
     rules = pattern.RewriteRuleSet([pattern.RewriteRule(written, usual)])
     model = rewrite(model, pattern_rewrite_rules=rules)
-    LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=1)(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=1)(model)
     return model
 
 
