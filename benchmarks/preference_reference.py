@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
             AutoModelForImageTextToText.from_pretrained(f"{folder}/model"),
             preference_arguments(
                 f"{folder}/run", use_cpu=True, max_steps=arguments.steps, per_device_train_batch_size=arguments.batch,
-                logging_steps=1, save_strategy="no", disable_tqdm=True,
+                learning_rate=1e-3, logging_steps=1, save_strategy="no", disable_tqdm=True,
             ),
             train_dataset=build_pairs(arguments.pairs),
             processing_class=AutoProcessor.from_pretrained(f"{folder}/model"),
