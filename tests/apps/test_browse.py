@@ -5,6 +5,7 @@ Each step is compared with what NumPy finds over the same vectors.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -190,7 +191,12 @@ def test_filters_keep_what_meets_them(opened, shop) -> None:
     opened.type(low, "cheap")
     opened.until("document.querySelector('#status').innerText.includes('wanted a number such as 12.5')")
     opened.type(low, "")
-    opened.click("#filters .token-remove, #filters [aria-label='Clear'], #filters .remove-all")
+    opened.until("document.querySelector('#status').innerText.includes('10 that meet the filters, of 40')")
+    for _ in range(5):  # a click is lost that falls while the list of choices closes
+        opened.click("#filters .token-remove, #filters [aria-label='Clear'], #filters .remove-all")
+        with contextlib.suppress(AssertionError):
+            opened.until("!document.querySelector('#status').innerText.includes('that meet the filters')", 20)
+            break
     searched(opened, shop.texts(shop.best(query, 8)))
 
 
