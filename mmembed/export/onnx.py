@@ -102,6 +102,9 @@ def export_onnx(
     model = _in_float32(model)
     inputs = inputs if inputs is not None else synthetic_inputs(verbs)
     reference = Reference(model, inputs, verbs)
+    if about["kind"] == "embedder":
+        # What it gives: not every model says so itself (SigLIP's towers project to another width than that of its texts).
+        about["dim"] = reference.vectors(verbs[0]).shape[1]
     target = ExportFolder(folder, about, lambda place: _write_reader(model, place), overwrite=overwrite)
     gate = _Gate(target, reference, reader_of_export(folder, about), {**LIMITS, **(limits or {})})
     settings = quantization or Quantization()
@@ -368,11 +371,8 @@ def _about(model: Any, model_name: str | None, opset: int) -> dict[str, Any]:
             "query_max_length": module.query_max_length if query_first else None,
         }
     pooling = [part.pooling_mode for part in model if isinstance(part, Pooling)]
-    with model.truncate_embeddings(None):
-        dim = model.get_embedding_dimension()
     return {
         **about,
-        "dim": dim,
         "truncate_dim": model.truncate_dim,
         "similarity": model.similarity_fn_name,
         "pooling": pooling[0] if pooling else None,
