@@ -253,7 +253,7 @@ class PreferenceTrainer(DPOTrainer):
         checkpoint = resumable_checkpoint(
             resume_from_checkpoint,
             str(self.args.output_dir),
-            self._run_identity(),
+            self._run_identity,
             sharded=self.is_deepspeed_enabled,
         )
         result = super().train(checkpoint, trial, ignore_keys_for_eval)

@@ -137,7 +137,7 @@ def read_tensors(into: dict[str, torch.Tensor], path: str | os.PathLike[str]) ->
 def resumable_checkpoint(
     resume_from_checkpoint: str | bool | None,
     output_dir: str | os.PathLike[str],
-    run: Mapping[str, Any],
+    run: Callable[[], Mapping[str, Any]],
     *,
     sharded: bool = False,
 ) -> str | None:
@@ -146,7 +146,7 @@ def resumable_checkpoint(
     Args:
         resume_from_checkpoint: A checkpoint folder, True for the newest whole one below `output_dir`, None to start anew.
         output_dir: The run's folder.
-        run: What must be as `write_manifest` was told.
+        run: Gives what must be as `write_manifest` was told; asked only where there is a checkpoint.
         sharded: The optimizer is kept in parts, in files of other names.
 
     Returns:
@@ -163,7 +163,7 @@ def resumable_checkpoint(
     if not resume_from_checkpoint:
         return None
     written = verify_checkpoint(resume_from_checkpoint)
-    for name, value in run.items():
+    for name, value in run().items():
         if written.get(name) != value:
             raise CheckpointError(
                 f"{resume_from_checkpoint} was written with {name}={written.get(name)!r}, this run has {value!r}; "

@@ -124,7 +124,7 @@ class RerankerTrainer(CrossEncoderTrainer):
         checkpoint = resumable_checkpoint(
             resume_from_checkpoint,
             str(self.args.output_dir),
-            self._run_identity(),
+            self._run_identity,
             sharded=self.is_deepspeed_enabled,
         )
         result = super().train(resume_from_checkpoint=checkpoint, **kwargs)

@@ -279,7 +279,7 @@ class EmbeddingTrainer(SentenceTransformerTrainer):
         checkpoint = resumable_checkpoint(
             resume_from_checkpoint,
             str(self.args.output_dir),
-            self._run_identity(),
+            self._run_identity,
             sharded=self.is_deepspeed_enabled or self.is_fsdp_enabled,
         )
         result = super().train(resume_from_checkpoint=checkpoint, **kwargs)

@@ -159,7 +159,8 @@ def browse_page(
             words = examples[place] if 0 <= place < len(examples) else ""
             return (words, *answer(replace(values[2], ask=Ask(words)), None, values))
 
-        for trigger in (go.click, text.submit, image.change):
+        image.change(asked, inputs, outputs, **options)
+        for trigger in (go.click, text.submit):
             # what comes while a search runs is looked for after it, and not lost
             trigger(asked, inputs, outputs, trigger_mode="always_last", **options)
         for control in (count.change, name.change, way.change, rerank.change, *(one.change for one in filled)):
