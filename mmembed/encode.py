@@ -21,6 +21,7 @@ from mmembed.images import ImagePolicy, ImageReader
 
 __all__ = ["Reader", "Use", "encode_items", "reader_of"]
 
+_ENCODE = SentenceTransformer.encode
 _TEXTS_A_CALL = 64  # batches; a model that is more than a module sorts and batches so many itself
 
 
@@ -136,9 +137,11 @@ class _StoredReader:
 def _runs_in_steps(model: Any) -> bool:
     """Whether making tensors and running the modules may be two steps of ours.
 
-    Not so for what only has an `encode`, nor while sentence-transformers' evaluators share an encoding among processes.
+    Not so for what only has an `encode`, or one of its own, nor while sentence-transformers' evaluators share an encoding
+    among processes.
     """
-    return isinstance(model, SentenceTransformer) and getattr(model, "_distributed_inference", None) is None
+    plain = isinstance(model, SentenceTransformer) and getattr(model.encode, "__func__", None) is _ENCODE
+    return plain and getattr(model, "_distributed_inference", None) is None
 
 
 def model_inputs(model: Any, rows: list[dict[str, Any]]) -> list[Any]:

@@ -92,6 +92,18 @@ def load_encoder(name: str, **options: Any) -> SentenceTransformer:
     return OnnxEmbedder(folder)
 
 
+def fingerprints(model: Any) -> set[str]:
+    """Whose vectors a model may search among: its own and, of an export, those of the model that was exported.
+
+    Args:
+        model: What `load_encoder` gave.
+    """
+    from mmembed.encoding_fingerprints import model_fingerprint
+
+    about = getattr(model, "about", None) or {}
+    return {model_fingerprint(model), about.get("model_fingerprint", "")} - {""}
+
+
 def resolve_name(name: str) -> str:
     """`package:NAME/FOLDER` is a folder inside an installed Python package; anything else is what it says.
 

@@ -14,13 +14,11 @@ from datasets import Dataset
 
 from mmembed.data.schema import DataError
 from mmembed.embeddings import Embeddings
-from mmembed.encoding_fingerprints import model_fingerprint
 from mmembed.images import ImagePolicy, ImageReader
 from mmembed.jobs.data_options import DataOptions, ItemsOptions
-from mmembed.jobs.model_choice import resolve_name
+from mmembed.jobs.model_choice import fingerprints, load_encoder, resolve_name
 from mmembed.jobs.options import OptionsError
 from mmembed.jobs.search_options import SearchOptions
-from mmembed.models.loading import load_model
 from mmembed.search.chunks import ChunkedIndex
 from mmembed.search.fusion import Fusion
 from mmembed.search.lexical import LexicalIndex
@@ -112,7 +110,7 @@ def search_pipeline(options: SearchOptions, parts: SearchParts) -> SearchPipelin
         model = _model(options, _named(made_by))
     for folder, manifest in made_by:
         known = manifest.get("model_fingerprint")
-        if known is not None and known != model_fingerprint(model):  # type: ignore[arg-type]
+        if known is not None and known not in fingerprints(model):
             message = f"its vectors are of another model than {options.model or _named(made_by)}: its weights differ"
             raise DataError(f"{message}; name the one that encoded them by --model", file=folder)
     if options.chunked:
@@ -160,7 +158,7 @@ def _named(made_by: Sequence[tuple[str, dict[str, Any]]]) -> str:
 
 
 def _model(options: SearchOptions, name: str) -> Any:
-    return load_model(resolve_name(name), device=options.device)
+    return load_encoder(name, device=options.device)
 
 
 def _reranker(options: SearchOptions) -> Any:

@@ -93,10 +93,10 @@ def load_served(options: ServeOptions) -> Served:
         ModelError: If a model cannot be loaded.
     """
     from mmembed.apps.serve.served import Served
-    from mmembed.jobs.model_choice import resolve_name
+    from mmembed.jobs.model_choice import load_encoder, resolve_name
 
     _check(options)
-    model = None if options.model is None else _load_model(resolve_name(options.model), options.device)
+    model = None if options.model is None else load_encoder(options.model, device=options.device)
     reranker = None
     if options.reranker is not None:
         reranker = _load_reranker(resolve_name(options.reranker), options)
@@ -155,45 +155,25 @@ def _pipeline(options: ServeOptions, model: Any, reranker: Any) -> Any:
     )
 
 
-def _load_model(name: str, device: str | None) -> Any:
-    from mmembed.models.loading import load_model
-
-    if _is_export(name):
-        from mmembed.export.onnx_embedder import OnnxEmbedder
-
-        return OnnxEmbedder(name)
-    return load_model(name, device=device)
-
-
 def _load_reranker(name: str, options: ServeOptions) -> Any:
+    from mmembed.export.onnx_embedder import OnnxReranker, is_export
     from mmembed.search.pipeline_files import load_reranker
 
-    if _is_export(name):
-        from mmembed.export.onnx_embedder import OnnxReranker
-
+    if is_export(name):
         return OnnxReranker(name)
     return load_reranker(name, options.reranker_kind, device=options.device)
-
-
-def _is_export(name: str) -> bool:
-    from mmembed.export.onnx_embedder import is_export
-
-    return is_export(name)
 
 
 def _load_index(folder: str, model: Any) -> Any:
     """The index, once it is sure that its vectors are this model's, or those of the model that was exported."""
     from mmembed.data.schema import DataError
-    from mmembed.dataset_encoding import model_fingerprint
+    from mmembed.jobs.model_choice import fingerprints
     from mmembed.search.index import Index
 
-    about = getattr(model, "about", None)
-    if about is None:
-        return Index.load(folder, model=model)
     index = Index.load(folder)
-    if index.manifest.get("model_fingerprint") not in (about["model_fingerprint"], model_fingerprint(model)):
+    if index.manifest.get("model_fingerprint") not in fingerprints(model):
         raise DataError(
-            "its vectors are neither of this export nor of the model that was exported; build it from one of them",
+            "its vectors are of another model than the one that is served, whose weights differ; name the one that encoded them",
             file=folder,
             field="model_fingerprint",
         )

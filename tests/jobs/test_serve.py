@@ -222,4 +222,16 @@ def test_an_export_serves_the_index_of_the_model_that_was_exported(shop: Path, t
     assert tokens > 0 and served.width == 16 and not served.reads("image")
     assert served.pipeline.search([TEXTS[3]], 1)[0][0].score == pytest.approx(1, abs=1e-5)
     assert cli(["serve", "--model", str(tmp_path / "onnx"), "--index", str(shop / "index"), "--port", "0"]) == 2
-    assert "neither of this export nor of the model that was exported" in capsys.readouterr().err
+    assert "its vectors are of another model than the one that is served" in capsys.readouterr().err
+    asked = [
+        "search",
+        "--model",
+        str(tmp_path / "onnx"),
+        "--index",
+        str(tmp_path / "index"),
+        "--query",
+        TEXTS[3],
+        "--k",
+        "1",
+    ]
+    assert cli(asked) == 0 and "i3" in capsys.readouterr().out
