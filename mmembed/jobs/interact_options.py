@@ -50,7 +50,7 @@ class InteractOptions(DataOptions):
     pool: int = option(500, "candidates that a question is chosen for")
     depth: int = option(10_000, "candidates that answers are weighed over")
     temperature: float | None = option(
-        None, "of the belief before the first answer, in units of the scores; null: .05 with a model, 2 for words"
+        None, "of the belief before the first answer, in units of the scores; null: .05 with a model, .5 for words"
     )
 
     # what is asked

@@ -123,7 +123,7 @@ class Rankers:
     @property
     def temperature(self) -> float:
         """Of the belief before the first answer."""
-        return self.options.temperature or (2.0 if self.vectors is None else 0.05)
+        return self.options.temperature or (0.5 if self.vectors is None else 0.05)
 
     def ranker(self) -> TextRanker | VectorRanker:
         """A ranker; each has a memory of its own."""
