@@ -102,7 +102,7 @@ def test_an_export_is_quantised_where_it_is(exported, tmp_path, capsys):
     assert {graph.name for graph in read_export(folder)[1]} == {"text_fp32", "text_int8"}
     assert "text_int8" in capsys.readouterr().out
     with pytest.raises(OptionsError, match="quantised where they are"):
-        main(["--model", str(folder), "--precision", "int8", "--output_dir", str(tmp_path / "other"), "--use", "text"])
+        main(["--model", str(folder), "--precision", "int8", "--output_dir", str(tmp_path / "other")])
 
 
 def test_an_export_encodes_as_its_model(exported, model, tmp_path, capsys):
