@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -117,7 +119,13 @@ def build_page_server(blocks: Any, upload_dir: str, *, host: str = "127.0.0.1") 
             self.force_exit = self.should_exit
             self.should_exit = True
 
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
     app = page_app(blocks, upload_dir, host=host)
     return Server(
         server_config(app, host=host, max_connections=_CONNECTIONS, last_seconds=_LAST_SECONDS, log_level="warning")
     )
+
+
+def _is_no_cut(record: logging.LogRecord) -> bool:
+    """Streams that a page still has open when the server stops are cut off; that is no error to show a traceback of."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

@@ -91,12 +91,21 @@ class Hand:
     def until(self, condition: str, seconds: float = 300) -> Any:
         """Wait until an expression is true in the page, and return its value."""
         end = time.monotonic() + seconds
-        while not (value := self.page.run(condition)):
+        while not (value := self._run_if_there(condition)):
             if time.monotonic() > end:
                 text = self.page.run("document.body.innerText.slice(0, 1500)")
                 raise AssertionError(f"never true: {condition}\n{text}")
             time.sleep(0.05)
         return value
+
+    def _run_if_there(self, script: str) -> Any:
+        """The value of an expression; None while the page is being loaded anew."""
+        try:
+            return self.page.run(script)
+        except RuntimeError as error:
+            if "navigated" not in str(error):
+                raise
+            return None
 
     def text(self, selector: str) -> str:
         """What an element says."""

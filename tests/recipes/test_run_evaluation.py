@@ -33,7 +33,7 @@ def test_the_drawn_catalogue_is_measured_and_the_page_is_there(tmp_path: Path) -
     ]
     done = start([sys.executable, RECIPE, *words], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "runs/evaluate/report.html" in done.stdout and "text_to_image_recall@1" in done.stdout
+    assert "runs/evaluate/report.html" in done.stdout and "text_to_image_success@1" in done.stdout
     page = (tmp_path / "runs" / "evaluate" / "report.html").read_text(encoding="utf-8")
     assert "mmembed evaluate retrieval --model model" in page
     numbers = json.loads((tmp_path / "runs" / "evaluate" / "metrics.json").read_text())
