@@ -417,7 +417,7 @@ def test_numbers_that_are_none_are_not_given_out(served, model) -> None:
 
 
 def test_messages_are_plain() -> None:
-    told = plain("cannot read 'C:\\Users\\anna\\x.png' or /work/main/a.json (0xdeadbeef00)\nsecond line")
+    told = plain("cannot read 'C:\\Users\\anna\\x.png' or /srv/shop/a.json (0xdeadbeef00)\nsecond line")
     assert told == "cannot read '…' or … (…) second line"
     assert plain("price: 10/20 or c0/c1") == "price: 10/20 or c0/c1" and len(plain("x" * 5000)) == 501
 
