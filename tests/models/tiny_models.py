@@ -94,8 +94,10 @@ def build(family: str) -> tuple[PreTrainedModel, ProcessorMixin]:
         return transformers.AltCLIPModel(config), transformers.AltCLIPProcessor(images, words)
     if family == "blip":
         text = {**BERT, **ids, "sep_token_id": 3, "encoder_hidden_size": 16, "projection_dim": 12}
+        # BLIP's own range is 1e-10, with which all images have one vector
+        vision = {**VISION, "initializer_range": 0.02}
         config = transformers.BlipConfig(
-            text_config=text, vision_config=VISION, projection_dim=12, image_text_hidden_size=12
+            text_config=text, vision_config=vision, projection_dim=12, image_text_hidden_size=12
         )
         images = transformers.BlipImageProcessorPil(size=size)
         return transformers.BlipModel(config), transformers.BlipProcessor(images, words)
