@@ -241,5 +241,5 @@ def test_an_export_encodes_as_its_model(model: Path, shop: Path, tmp_path: Path)
     np.testing.assert_allclose(np.asarray(found.vectors), expected(model, shop, "text"), atol=1e-5)
     with pytest.raises(DataError, match="another model"):
         main(words(model, tmp_path / "v", items=str(shop), use="text"))
-    with pytest.raises(OptionsError, match="an export computes as it was written"):
+    with pytest.raises(OptionsError, match="is an export, which computes as it was written"):
         main(words(tmp_path / "onnx", tmp_path / "w", items=str(shop), precision="float16"))
