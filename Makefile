@@ -40,7 +40,7 @@ demo: $(INSTALLED)
 
 # They know the kind of product alone, and cannot answer every tenth question.
 demo-interactive: $(INSTALLED)
-	$(BIN)/python recipes/run_interactive.py --simulate 10 --query_template '{subcategory}' --answer_unknown 0.1 \
+	$(BIN)/python recipes/interactive.py --simulate 10 --query_template '{subcategory}' --answer_unknown 0.1 \
 	  --output_dir runs/interactive
 
 lint: $(INSTALLED)

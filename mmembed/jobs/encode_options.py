@@ -14,7 +14,7 @@ class EncodeOptions(ItemsOptions):
     """Turn items into a folder of vectors, which `mmembed index`, `mmembed evaluate` and `Embeddings.load` read.
 
     Interrupted, it goes on where it stopped when it is called again. Launched in several processes (`accelerate launch
-    recipes/run_encode.py`), each takes its share, and the files are the same as one process writes. Without `items` and
+    recipes/encode.py`), each takes its share, and the files are the same as one process writes. Without `items` and
     `data` the drawn catalogue is encoded.
     """
 

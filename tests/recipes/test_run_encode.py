@@ -11,7 +11,7 @@ from tests.jobs.tiny_jobs import write_shop
 from tests.recipes.test_ft_embedding import ROOT, start
 from tests.tiny_models import tiny_dual_encoder
 
-RECIPE = str(ROOT / "recipes" / "run_encode.py")
+RECIPE = str(ROOT / "recipes" / "encode.py")
 TOGETHER = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
 
 

@@ -22,9 +22,9 @@ def test_the_recipe_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         '{"products": 30, "photos": 1, "size": 16, "cache_dir": null, "num_workers": 0}',
     ]
     words += ["--part", "all", "--output_dir", str(tmp_path), "--no_show_progress_bar", "--questioners", "gain"]
-    monkeypatch.setattr(sys, "argv", ["run_interactive.py", *words])
+    monkeypatch.setattr(sys, "argv", ["interactive.py", *words])
     with pytest.raises(SystemExit) as left:
-        runpy.run_path(str(RECIPES / "run_interactive.py"), run_name="__main__")
+        runpy.run_path(str(RECIPES / "interactive.py"), run_name="__main__")
     assert left.value.code == 0 and "noise control" in capsys.readouterr().out
 
 
