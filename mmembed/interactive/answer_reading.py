@@ -53,7 +53,9 @@ def read_answer(text: str, question: Question, *, source: str) -> Answer:
 def _says_nothing(said: str, before_comma: str) -> bool:
     if said.rstrip("?") in _UNKNOWN or before_comma in _UNKNOWN - {""}:
         return True
-    return any(said.startswith(f"{phrase} ") for phrase in _UNKNOWN if " " in phrase)  # "no idea what that is" is no "no"
+    return any(
+        said.startswith(f"{phrase} ") for phrase in _UNKNOWN if " " in phrase
+    )  # "no idea what that is" is no "no"
 
 
 def _polar(word: str) -> AnswerLabel | None:

@@ -60,7 +60,9 @@ class RankGainReward:
         self.targets, self.no_question, self.seed = targets, no_question, seed
         self._known: dict[tuple[str, str], float] = {}
 
-    def __call__(self, prompts: Any, completions: Sequence[Any], *, state: Sequence[str], **_: Any) -> list[float | None]:
+    def __call__(
+        self, prompts: Any, completions: Sequence[Any], *, state: Sequence[str], **_: Any
+    ) -> list[float | None]:
         """As TRL calls it: replies and the keys of the states that they are to → rewards."""
         return [self.reward(key, _reply(completion)) for key, completion in zip(state, completions, strict=True)]
 
